@@ -1,0 +1,21 @@
+//! The relay: agents' tunnels in, a Gateway API gateway out.
+//!
+//! In reading order: what was asked for, what it becomes, how the world reaches it, how it reaches the world.
+
+pub mod app;
+pub mod config;
+pub mod controller;
+
+pub mod api;
+pub mod authority;
+pub mod enrolment;
+pub mod store;
+
+pub mod route;
+pub mod translate;
+
+pub mod listener;
+pub mod proxy;
+pub mod tunnel;
+
+pub mod clock;

@@ -1,0 +1,1 @@
+//! smoltcp made async.

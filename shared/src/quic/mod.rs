@@ -1,0 +1,1 @@
+//! QUIC as both ends use it.

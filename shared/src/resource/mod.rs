@@ -1,0 +1,11 @@
+//! Resources as users write them (Gateway API, `core.apoxy.dev`), and the table of kinds.
+//!
+//! These are outside forms: only the relay's `translate` and `controller` and the CLI read them.
+
+pub mod backend;
+pub mod condition;
+pub mod gateway;
+pub mod http_route;
+pub mod kind;
+pub mod metadata;
+pub mod tunnel_node;
