@@ -2,6 +2,8 @@
 //!
 //! Journey A crosses here from `proxy/upstream` to a QUIC stream.
 
+pub mod registry;
+
 use std::{
     io,
     net::SocketAddr,
