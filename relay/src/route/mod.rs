@@ -1,1 +1,14 @@
-//! To be written.
+//! The route engine: which rule serves a request, and which backend of the rule.
+//!
+//! Pure: no async, no clock, no serde, no resource types; `translate` builds the [`table::Table`] and `proxy` asks it.
+//! Journey A passes through [`table::Table::select`] once per request.
+
+pub mod balance;
+pub mod host;
+pub mod matcher;
+pub mod rank;
+pub mod table;
+pub mod target;
+
+#[cfg(test)]
+mod model;

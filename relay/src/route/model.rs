@@ -1,0 +1,160 @@
+//! The table against an obvious quadratic matcher over arbitrary routes and requests.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
+use underpass_shared::identity::ProjectName;
+
+use super::{
+    host::HostPattern,
+    matcher::{Head, Matcher, PathMatcher, ValueMatcher},
+    table::{Attachment, Scheme, TableBuilder},
+    target::Rule,
+};
+
+const HOSTS: &[&str] = &["a.com", "x.a.com", "y.x.a.com", "b.org"];
+const PATTERNS: &[&str] = &["", "a.com", "x.a.com", "*.a.com", "*.x.a.com", "*.com"];
+const PATHS: &[&str] = &["/", "/a", "/a/b", "/ab", "/a/b/"];
+
+#[derive(Debug, Clone)]
+struct Written {
+    project: u8,
+    listener: usize,
+    host: usize,
+    exact: bool,
+    path: usize,
+    method: bool,
+    header: bool,
+    query: bool,
+    created: i64,
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let path = prop_oneof![Just(0_usize), 0..PATHS.len()];
+    (0..2_u8, 0..PATTERNS.len(), 0..PATTERNS.len(), any::<bool>(), path, any::<[bool; 3]>(), 0..3_i64).prop_map(
+        |(project, listener, host, exact, path, [method, header, query], created)| Written {
+            project,
+            listener,
+            host,
+            exact,
+            path,
+            method,
+            header,
+            query,
+            created,
+        },
+    )
+}
+
+fn name(project: u8) -> ProjectName {
+    ProjectName::parse(&format!("p{project}")).unwrap()
+}
+
+fn pattern(index: usize) -> HostPattern {
+    HostPattern::parse(PATTERNS[index]).unwrap()
+}
+
+impl Written {
+    /// What the route serves on its listener; nothing when the hostnames do not meet.
+    fn served(&self) -> Option<HostPattern> {
+        pattern(self.listener).intersect(&pattern(self.host))
+    }
+
+    fn matcher(&self) -> Matcher {
+        let path = PATHS[self.path];
+        let path = if self.exact { PathMatcher::exact(path) } else { PathMatcher::prefix(path) };
+        let mut matcher = Matcher::new(path.unwrap());
+        if self.method {
+            matcher = matcher.method("GET").unwrap();
+        }
+        if self.header {
+            matcher = matcher.header("h", ValueMatcher::exact("1")).unwrap();
+        }
+        if self.query {
+            matcher = matcher.query_param("q", ValueMatcher::exact("1"));
+        }
+        matcher
+    }
+
+    /// Written out again, without any of the engine's code.
+    fn fits(&self, head: &Head<'_>) -> bool {
+        let wanted = PATHS[self.path];
+        let trimmed = wanted.trim_end_matches('/');
+        let path = if self.exact {
+            head.path == wanted
+        } else {
+            head.path == trimmed || head.path.starts_with(&format!("{trimmed}/"))
+        };
+        path && (!self.method || head.method == Method::GET)
+            && (!self.header || head.headers.get("h").is_some_and(|value| value == "1"))
+            && (!self.query || head.query == Some("q=1"))
+    }
+
+    /// Sorts as the Gateway API says, smallest first.
+    fn key(&self, index: usize) -> impl Ord {
+        let characters = if self.exact { PATHS[self.path].len() } else { PATHS[self.path].trim_end_matches('/').len() };
+        (!self.exact, usize::MAX - characters, !self.method, !self.header, !self.query, self.created, index)
+    }
+}
+
+fn specificity(pattern: &HostPattern) -> (u8, usize) {
+    match pattern {
+        HostPattern::Exact(name) => (2, name.len()),
+        HostPattern::Wildcard(suffix) => (1, suffix.len()),
+        HostPattern::Any => (0, 0),
+    }
+}
+
+/// The winner's index, found by looking at everything for every question.
+fn obvious(routes: &[Written], head: &Head<'_>) -> Option<usize> {
+    let covering = |pattern: &HostPattern| pattern.covers(head.host);
+    let attached = || routes.iter().enumerate().filter_map(|(index, route)| Some((index, route, route.served()?)));
+    let claims = attached().filter(|(.., host)| covering(host));
+    let owner = claims.min_by_key(|(index, _, host)| (std::cmp::Reverse(specificity(host)), *index))?.1.project;
+    // A listener counts even when no route attached to it.
+    let listeners = routes.iter().filter(|route| route.project == owner).map(|route| pattern(route.listener));
+    let listener = listeners.filter(covering).max_by_key(specificity)?;
+    attached()
+        .filter(|(_, route, host)| {
+            route.project == owner && pattern(route.listener) == listener && covering(host) && route.fits(head)
+        })
+        .min_by_key(|(index, route, host)| (std::cmp::Reverse(specificity(host)), route.key(*index)))
+        .map(|(index, ..)| index)
+}
+
+proptest! {
+    #[test]
+    fn the_table_agrees_with_the_obvious_matcher(
+        routes in prop::collection::vec(written(), 0..24),
+        host in 0..HOSTS.len(),
+        path in 0..PATHS.len(),
+        post: bool, header: bool, query: bool,
+    ) {
+        let mut builder = TableBuilder::default();
+        for (index, route) in routes.iter().enumerate() {
+            let rule = Arc::new(Rule { project: name(route.project), route: format!("r{index:03}").into(), backends: vec![] });
+            let listener = pattern(route.listener);
+            builder.listener(80, Scheme::Http, &rule.project, &listener);
+            if let Some(host) = route.served() {
+                builder.owner(80, &host, &rule.project);
+                builder.attach(Attachment {
+                    port: 80, listener: &listener, host: &host, matcher: route.matcher(), created: route.created,
+                    position: (0, 0), rule: &rule,
+                });
+            }
+        }
+        let table = builder.build();
+        let mut headers = HeaderMap::new();
+        if header {
+            headers.insert(HeaderName::from_static("h"), HeaderValue::from_static("1"));
+        }
+        let head = Head {
+            port: 80, host: HOSTS[host], method: if post { &Method::POST } else { &Method::GET }, path: PATHS[path],
+            query: query.then_some("q=1"), headers: &headers,
+        };
+        let want = obvious(&routes, &head).map(|index| format!("r{index:03}"));
+        let got = table.select(&head).ok().map(|selection| selection.rule.route.to_string());
+        prop_assert_eq!(got, want);
+    }
+}

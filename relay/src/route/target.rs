@@ -1,0 +1,179 @@
+//! Where a rule sends requests: backends with weights, their endpoints, and how to speak to them.
+
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+use underpass_shared::identity::{NodeName, ProjectName};
+
+use super::balance;
+use crate::tunnel::FlowTarget;
+
+/// One place that serves requests.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// A service behind an agent.
+    Node(FlowTarget),
+    Address(SocketAddr),
+    /// A DNS name, resolved when a connection is made.
+    Host {
+        name: Box<str>,
+        port: u16,
+    },
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(target) => write!(f, "node {} port {}", target.node, target.port),
+            Self::Address(address) => address.fmt(f),
+            Self::Host { name, port } => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+/// How the relay speaks to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Http1,
+    /// HTTP/2 in the clear with prior knowledge (RFC 9113 §3.3).
+    H2c,
+}
+
+/// What a pooled connection is good for: connections are never shared between projects, endpoints or protocols.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Upstream {
+    pub project: ProjectName,
+    pub endpoint: Endpoint,
+    pub protocol: Protocol,
+}
+
+impl Upstream {
+    /// An endpoint behind `node` of `project`.
+    #[must_use]
+    pub fn node(project: &ProjectName, node: &NodeName, port: u16, protocol: Protocol) -> Self {
+        let target = FlowTarget { project: project.clone(), node: node.clone(), agent: None, port };
+        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol }
+    }
+}
+
+/// What one backend reference of a rule turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The endpoints of a Backend, never empty; each is as good as the other.
+    Upstreams(Vec<Arc<Upstream>>),
+    /// The reference leads nowhere: its share of the requests gets this answer.
+    Answer(Answer),
+}
+
+/// A ready answer: the status and what to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub text: Arc<str>,
+}
+
+/// A backend reference of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// `namespace/name`, for the record.
+    pub name: Arc<str>,
+    /// 0..=1_000_000; the share of requests is `weight / sum of weights`.
+    pub weight: u32,
+    pub target: Target,
+}
+
+/// What a rule does with the requests it serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub project: ProjectName,
+    /// `namespace/name` of the route, for the record.
+    pub route: Arc<str>,
+    pub backends: Vec<Backend>,
+}
+
+/// One request's share of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice<'a> {
+    Upstream { backend: &'a Backend, upstream: &'a Arc<Upstream> },
+    Answer { backend: Option<&'a Backend>, status: u16, text: &'a str },
+}
+
+impl Rule {
+    /// Chooses the backend by weight and one of its endpoints, by the uniformly random `seed`.
+    ///
+    /// A rule without backends, or whose weights are all zero, answers 500 (Gateway API, `HTTPRouteRule.backendRefs`).
+    #[must_use]
+    pub fn choose(&self, seed: u64) -> Choice<'_> {
+        let Some(index) = balance::weighted(self.backends.iter().map(|backend| backend.weight), seed) else {
+            return Choice::Answer { backend: None, status: 500, text: "the route has no backend to send requests to" };
+        };
+        let backend = &self.backends[index];
+        match &backend.target {
+            Target::Upstreams(upstreams) => match balance::uniform(upstreams.len(), seed) {
+                Some(index) => Choice::Upstream { backend, upstream: &upstreams[index] },
+                None => Choice::Answer { backend: Some(backend), status: 503, text: "the backend has no endpoint" },
+            },
+            Target::Answer(answer) => {
+                Choice::Answer { backend: Some(backend), status: answer.status, text: &answer.text }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(name: &str, weight: u32, target: Target) -> Backend {
+        Backend { name: name.into(), weight, target }
+    }
+
+    fn upstream(port: u16) -> Arc<Upstream> {
+        let endpoint = Endpoint::Address(SocketAddr::from(([192, 0, 2, 1], port)));
+        Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1 })
+    }
+
+    fn rule(backends: Vec<Backend>) -> Rule {
+        Rule { project: ProjectName::default(), route: "default/r".into(), backends }
+    }
+
+    #[test]
+    fn a_rule_without_backends_answers_500() {
+        assert!(matches!(rule(vec![]).choose(7), Choice::Answer { backend: None, status: 500, .. }));
+    }
+
+    #[test]
+    fn all_weights_zero_answer_500() {
+        let zero = rule(vec![backend("a", 0, Target::Upstreams(vec![upstream(1)]))]);
+        assert!(matches!(zero.choose(u64::MAX), Choice::Answer { status: 500, .. }));
+    }
+
+    #[test]
+    fn an_unresolved_reference_takes_its_share_only() {
+        let broken = Target::Answer(Answer { status: 500, text: "backend default/b does not exist".into() });
+        let rule = rule(vec![backend("a", 1, Target::Upstreams(vec![upstream(1)])), backend("b", 1, broken)]);
+        let (mut served, mut refused) = (0, 0);
+        for step in 0..1000_u64 {
+            match rule.choose(step * (u64::MAX / 1000)) {
+                Choice::Upstream { .. } => served += 1,
+                Choice::Answer { status, text, .. } => {
+                    assert_eq!((status, text), (500, "backend default/b does not exist"));
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(served + refused, 1000);
+        assert!((499..=501).contains(&served), "{served}");
+    }
+
+    #[test]
+    fn every_endpoint_of_a_backend_is_used() {
+        let rule = rule(vec![backend("a", 1, Target::Upstreams((0..3).map(upstream).collect()))]);
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..100_u64 {
+            if let Choice::Upstream { upstream, .. } = rule.choose(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+                seen.insert(upstream.endpoint.clone());
+            }
+        }
+        assert_eq!(seen.len(), 3);
+    }
+}
