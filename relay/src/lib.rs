@@ -19,3 +19,4 @@ pub mod proxy;
 pub mod tunnel;
 
 pub mod clock;
+pub mod worker;
