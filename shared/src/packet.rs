@@ -1,1 +1,0 @@
-//! Checked views over IPv6 packets.
