@@ -1,0 +1,135 @@
+//! Joins routes to listeners: which parents take a route, for which hostnames, and the table that follows from it.
+
+use std::collections::BTreeSet;
+
+use underpass_shared::resource::{gateway::Gateway, http_route::ParentReference};
+
+use super::{
+    Place, ProjectSnapshot, Snapshot, class_names,
+    gateways::{Placed, PlacedListener},
+    is_gateway_group,
+    owners::Owners,
+    routes::{Attached, Compiled, Outcome, Parent},
+};
+use crate::route::{
+    host::HostPattern,
+    table::{Attachment, TableBuilder},
+};
+
+/// Finds what every parent reference of every route leads to.
+///
+/// Parents of other groups, and Gateways of other controllers, are not ours to speak of.
+pub(super) fn find_listeners<'a>(snapshot: &Snapshot, gateways: &[Placed<'_>], routes: &mut [Compiled<'a>]) {
+    for route in routes {
+        let references: &'a [ParentReference] = &route.route.spec.parent_refs;
+        let objects = snapshot.projects.get(route.project);
+        let others: BTreeSet<Place<'_>> =
+            objects.into_iter().flat_map(others_gateways).map(|gateway| Place::of(&gateway.metadata)).collect();
+        let ours = references.iter().filter(|reference| {
+            is_gateway_group(reference.group.as_deref()) && !others.contains(&place_of(reference, route))
+        });
+        route.parents =
+            ours.map(|reference| Parent { reference, outcome: outcome(gateways, route, reference) }).collect();
+    }
+}
+
+fn others_gateways(objects: &ProjectSnapshot) -> impl Iterator<Item = &Gateway> {
+    let (ours, _) = class_names(objects);
+    objects.gateways.iter().filter(move |gateway| !ours.contains(&*gateway.spec.gateway_class_name))
+}
+
+fn place_of<'a>(reference: &'a ParentReference, route: &Compiled<'a>) -> Place<'a> {
+    Place { namespace: reference.namespace.as_deref().unwrap_or(route.place.namespace), name: &reference.name }
+}
+
+/// Reasons come in upstream's order: parent, section and port, permission, hostnames.
+fn outcome(gateways: &[Placed<'_>], route: &Compiled<'_>, reference: &ParentReference) -> Outcome {
+    let refused = |reason, message: String| Outcome::Refused { reason, message };
+    let kind = reference.kind.as_deref().unwrap_or("Gateway");
+    if kind != "Gateway" {
+        return refused("NoMatchingParent", format!("parents of kind {kind} are not supported yet"));
+    }
+    let place = place_of(reference, route);
+    let is_parent = |gateway: &Placed<'_>| gateway.project == route.project && gateway.place == place;
+    let Some(index) = gateways.iter().position(is_parent) else {
+        return refused("NoMatchingParent", format!("Gateway {place} does not exist"));
+    };
+    let gateway = &gateways[index];
+    let selected: Vec<(usize, &PlacedListener<'_>)> =
+        gateway.listeners.iter().enumerate().filter(|(_, placed)| is_selected(placed, reference)).collect();
+    if selected.is_empty() {
+        let message = format!("Gateway {} has no listener of that sectionName and port", gateway.place);
+        return refused("NoMatchingParent", message);
+    }
+    if place.namespace != route.place.namespace {
+        let message = format!("Gateway {} takes routes of its own namespace only", gateway.place);
+        return refused("NotAllowedByListeners", message);
+    }
+    if route.is_empty() {
+        return refused("UnsupportedValue", route.problems());
+    }
+    let attached: Vec<Attached> = selected
+        .iter()
+        .flat_map(|(listener, placed)| {
+            hosts(&route.hostnames, &placed.hostname).into_iter().map(|host| Attached {
+                gateway: index,
+                listener: *listener,
+                port: placed.listener.port,
+                host,
+                owned: true,
+            })
+        })
+        .collect();
+    if attached.is_empty() {
+        let message = format!("no hostname of the route fits a listener of Gateway {}", gateway.place);
+        return refused("NoMatchingListenerHostname", message);
+    }
+    Outcome::Attached(attached)
+}
+
+fn is_selected(placed: &PlacedListener<'_>, reference: &ParentReference) -> bool {
+    reference.section_name.as_ref().is_none_or(|name| *name == placed.listener.name)
+        && reference.port.is_none_or(|port| port == placed.listener.port)
+}
+
+fn hosts(route: &[HostPattern], listener: &HostPattern) -> BTreeSet<HostPattern> {
+    route.iter().filter_map(|hostname| hostname.intersect(listener)).collect()
+}
+
+/// Puts every serving listener and what is attached to it into the table.
+pub(super) fn build(builder: &mut TableBuilder, gateways: &[Placed<'_>], routes: &[Compiled<'_>], owners: &Owners) {
+    for gateway in gateways {
+        for placed in gateway.listeners.iter().filter(|placed| placed.serves()) {
+            builder.listener(placed.listener.port, placed.scheme, gateway.project, &placed.hostname);
+        }
+    }
+    for ((port, host), project) in owners {
+        builder.owner(*port, host, project);
+    }
+    for route in routes {
+        // Two parents, or two Gateways that share a listener's port and hostname, attach a route once.
+        let mut done = BTreeSet::new();
+        for at in route.attachments().filter(|at| at.owned) {
+            let placed = &gateways[at.gateway].listeners[at.listener];
+            if placed.serves() && done.insert((at.port, &placed.hostname, &at.host)) {
+                attach_rules(builder, route, placed, at);
+            }
+        }
+    }
+}
+
+fn attach_rules(builder: &mut TableBuilder, route: &Compiled<'_>, placed: &PlacedListener<'_>, at: &Attached) {
+    for compiled in &route.rules {
+        for (position, matcher) in compiled.matchers.iter().enumerate() {
+            builder.attach(Attachment {
+                port: at.port,
+                listener: &placed.hostname,
+                host: &at.host,
+                matcher: matcher.clone(),
+                created: route.created,
+                position: (compiled.position, position),
+                rule: &compiled.rule,
+            });
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Backends: what their endpoints mean, and what a route's reference to one resolves to.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use underpass_shared::{
+    identity::{NodeName, ProjectName},
+    resource::{
+        backend::{self, Backend, BackendStatus},
+        http_route::HttpBackendRef,
+    },
+};
+
+use super::{Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, generation};
+use crate::{
+    proxy::may_dial::{Purpose, may_dial},
+    route::{
+        host,
+        target::{self, Endpoint, Protocol, Target, Upstream},
+    },
+};
+
+/// An endpoint before a reference adds the port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Form {
+    Node(NodeName),
+    Address(IpAddr),
+    Host(Box<str>),
+}
+
+/// Why an endpoint cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum EndpointError {
+    #[error("either fqdn or ip must be set")]
+    Neither,
+    #[error("fqdn and ip exclude each other")]
+    Both,
+    #[error("ip `{0}` is not an IP address")]
+    NotAnAddress(String),
+    #[error("fqdn: {0}")]
+    NotAHostname(#[from] host::HostError),
+    #[error("fqdn `{0}` names no node: write NODE.{1}")]
+    NoNode(String, String),
+    #[error("fqdn `{0}` names an agent or a host behind a node, which is not supported yet: write NODE.{1}")]
+    BehindNode(String, String),
+}
+
+fn read(endpoint: &backend::Endpoint, settings: &Settings) -> Result<Form, EndpointError> {
+    match (&endpoint.fqdn, &endpoint.ip) {
+        (None, None) => Err(EndpointError::Neither),
+        (Some(_), Some(_)) => Err(EndpointError::Both),
+        (None, Some(ip)) => ip.parse().map(Form::Address).map_err(|_| EndpointError::NotAnAddress(ip.clone())),
+        (Some(fqdn), None) => read_name(fqdn, &settings.tunnel_domains),
+    }
+}
+
+fn read_name(fqdn: &str, tunnel_domains: &[String]) -> Result<Form, EndpointError> {
+    let name = host::parse_name(fqdn)?;
+    for domain in tunnel_domains {
+        let domain = domain.trim_end_matches('.').to_ascii_lowercase();
+        let Some(front) = name.strip_suffix(domain.as_str()) else { continue };
+        let Some(node) = front.strip_suffix('.') else {
+            if front.is_empty() {
+                return Err(EndpointError::NoNode(fqdn.to_owned(), domain));
+            }
+            continue;
+        };
+        if node.contains('.') {
+            return Err(EndpointError::BehindNode(fqdn.to_owned(), domain));
+        }
+        return node.parse().map(Form::Node).map_err(|_| EndpointError::NoNode(fqdn.to_owned(), domain));
+    }
+    Ok(Form::Host(name))
+}
+
+impl Form {
+    fn upstream(self, project: &ProjectName, port: u16, protocol: Protocol) -> Upstream {
+        let endpoint = match self {
+            Self::Node(node) => return Upstream::node(project, &node, port, protocol),
+            Self::Address(ip) => Endpoint::Address(SocketAddr::new(ip, port)),
+            Self::Host(name) => Endpoint::Host { name, port },
+        };
+        Upstream { project: project.clone(), endpoint, protocol }
+    }
+}
+
+/// What the Backend's status must say.
+pub(super) fn wanted(
+    project: &ProjectName,
+    objects: &ProjectSnapshot,
+    backend: &Backend,
+    settings: &Settings,
+) -> WantedStatus {
+    let at = generation(&backend.metadata);
+    let mut problems = Vec::new();
+    let mut missing = Vec::new();
+    let mut denied = Vec::new();
+    for (index, endpoint) in backend.spec.endpoints.iter().enumerate() {
+        match read(endpoint, settings) {
+            Err(error) => problems.push(format!("spec.endpoints[{index}]: {error}")),
+            Ok(Form::Node(node)) if !objects.nodes.iter().any(|known| known.metadata.name == node.as_str()) => {
+                missing.push(format!("TunnelNode {node} does not exist"));
+            }
+            Ok(Form::Address(ip)) => denied.extend(
+                // Which ports are the relay's own is decided when it dials.
+                may_dial(&settings.dial_policy, project, Purpose::Backend, SocketAddr::new(ip, 0))
+                    .err()
+                    .map(|why| format!("spec.endpoints[{index}]: {why}")),
+            ),
+            Ok(Form::Node(_) | Form::Host(_)) => {}
+        }
+    }
+    if backend.spec.endpoints.is_empty() {
+        problems.push("spec.endpoints is empty".to_owned());
+    }
+    let mut conditions = vec![if !problems.is_empty() {
+        conditions::no(at, "Accepted", "Invalid", problems.join("; "))
+    } else if !denied.is_empty() {
+        conditions::no(at, "Accepted", "AddressNotAllowed", denied.join("; "))
+    } else {
+        conditions::yes(at, "Accepted", "Accepted", "the Backend can be referred to by routes")
+    }];
+    if !missing.is_empty() {
+        conditions.push(conditions::no(at, "ResolvedRefs", "NodeNotFound", missing.join("; ")));
+    }
+    WantedStatus {
+        project: project.clone(),
+        namespace: Some(Place::of(&backend.metadata).namespace.to_owned()),
+        name: backend.metadata.name.clone(),
+        status: Status::Backend(BackendStatus { conditions }),
+    }
+}
+
+/// Why a reference to a backend does not resolve: the reason of the route's `ResolvedRefs`, and what to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unresolved {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// What `reference`, written in a route of `namespace`, stands for.
+pub(super) fn resolve(
+    project: &ProjectName,
+    objects: &ProjectSnapshot,
+    namespace: &str,
+    reference: &HttpBackendRef,
+    settings: &Settings,
+) -> (target::Backend, Option<Unresolved>) {
+    let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
+    let name: Arc<str> = place.to_string().into();
+    let (target, unresolved) = match find(project, objects, namespace, reference, settings) {
+        Ok(upstreams) => (Target::Upstreams(upstreams), None),
+        Err(unresolved) => {
+            let text = format!("backend {name} of the route is not usable: {}", unresolved.message).into();
+            (Target::Answer(target::Answer { status: 500, text }), Some(unresolved))
+        }
+    };
+    (target::Backend { name, weight: reference.weight, target }, unresolved)
+}
+
+fn find(
+    project: &ProjectName,
+    objects: &ProjectSnapshot,
+    namespace: &str,
+    reference: &HttpBackendRef,
+    settings: &Settings,
+) -> Result<Vec<Arc<Upstream>>, Unresolved> {
+    let unresolved = |reason, message| Unresolved { reason, message };
+    check_kind(reference)?;
+    let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
+    if place.namespace != namespace {
+        let message = format!("{place} is in another namespace, and ReferenceGrants are not supported yet");
+        return Err(unresolved("RefNotPermitted", message));
+    }
+    let backend = objects.backends.iter().find(|backend| Place::of(&backend.metadata) == place);
+    let backend = backend.ok_or_else(|| unresolved("BackendNotFound", format!("Backend {place} does not exist")))?;
+    let port = reference.port.filter(|&port| port != 0);
+    let port = port.ok_or_else(|| unresolved("UnsupportedValue", format!("the reference to {place} has no port")))?;
+    let protocol = match backend.spec.protocol {
+        backend::Protocol::Plain => Protocol::Http1,
+        backend::Protocol::H2c => Protocol::H2c,
+    };
+    let readable = backend.spec.endpoints.iter().filter_map(|endpoint| read(endpoint, settings).ok());
+    let upstreams: Vec<_> = readable.map(|form| Arc::new(form.upstream(project, port, protocol))).collect();
+    if upstreams.is_empty() {
+        return Err(unresolved("UnsupportedValue", format!("Backend {place} has no usable endpoint: see its status")));
+    }
+    Ok(upstreams)
+}
+
+/// A Backend without group is ours: manifests leave it out.
+fn check_kind(reference: &HttpBackendRef) -> Result<(), Unresolved> {
+    let kind = reference.kind.as_deref().unwrap_or("Service");
+    let group = reference.group.as_deref().unwrap_or_default();
+    if kind == "Backend" && matches!(group, "" | "core.apoxy.dev") {
+        return Ok(());
+    }
+    let kind = if group.is_empty() { kind.to_owned() } else { format!("{group}/{kind}") };
+    let message = format!("kind {kind} is not supported yet: refer to a Backend of core.apoxy.dev");
+    Err(Unresolved { reason: "InvalidKind", message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Result<Form, EndpointError> {
+        read_name(text, &["tun.internal".to_owned(), "tun.example.net.".to_owned()])
+    }
+
+    #[test]
+    fn names_in_a_tunnel_domain_are_nodes() {
+        let office = || Ok(Form::Node("office".parse().unwrap()));
+        assert_eq!(name("office.tun.internal"), office());
+        assert_eq!(name("Office.TUN.internal."), office());
+        assert_eq!(name("office.tun.example.net"), office());
+    }
+
+    #[test]
+    fn names_below_a_node_are_refused_for_now() {
+        assert!(matches!(name("a1.office.tun.internal"), Err(EndpointError::BehindNode(..))));
+        assert!(matches!(name("192-0-2-7.office.tun.internal"), Err(EndpointError::BehindNode(..))));
+    }
+
+    #[test]
+    fn the_tunnel_domain_itself_names_no_node() {
+        assert!(matches!(name("tun.internal"), Err(EndpointError::NoNode(..))));
+        assert!(matches!(name("a_b.tun.internal"), Err(EndpointError::NoNode(..))));
+    }
+
+    #[test]
+    fn other_names_are_hosts() {
+        assert_eq!(name("api.example.com"), Ok(Form::Host("api.example.com".into())));
+        assert_eq!(name("xtun.internal"), Ok(Form::Host("xtun.internal".into())));
+        assert!(matches!(name("10.0.0.1"), Err(EndpointError::NotAHostname(_))));
+    }
+}

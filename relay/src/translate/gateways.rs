@@ -1,0 +1,244 @@
+//! Gateways: which of their listeners can be served, which stand in each other's way, and what their status says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use underpass_shared::{
+    identity::ProjectName,
+    resource::{
+        condition::Condition,
+        gateway::{Gateway, GatewayAddress, GatewayStatus, Listener, ListenerProtocol, ListenerStatus, RouteGroupKind},
+    },
+};
+
+use super::{
+    Place, Settings, Snapshot, Status, WantedStatus, class_names, conditions, created, generation, routes::Compiled,
+};
+use crate::route::{host::HostPattern, table::Scheme};
+
+/// A Gateway of ours with its listeners.
+#[derive(Debug)]
+pub(super) struct Placed<'a> {
+    pub project: &'a ProjectName,
+    pub place: Place<'a>,
+    pub created: i64,
+    pub gateway: &'a Gateway,
+    pub listeners: Vec<PlacedListener<'a>>,
+}
+
+/// A listener and whether it serves.
+#[derive(Debug)]
+pub(super) struct PlacedListener<'a> {
+    pub listener: &'a Listener,
+    pub scheme: Scheme,
+    pub hostname: HostPattern,
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a listener does not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// The reason in `Accepted`, and in `Conflicted` when it is a conflict.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Trouble {
+    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    fn is_conflict(&self) -> bool {
+        matches!(self.reason, "HostnameConflict" | "ProtocolConflict")
+    }
+}
+
+/// All Gateways of ours, oldest first, with conflicts of ports and protocols found.
+///
+/// Conflicts of hostnames between projects come later, in [`super::owners`].
+pub(super) fn place<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Placed<'a>> {
+    let mut gateways = Vec::new();
+    for (project, objects) in &snapshot.projects {
+        let (ours, _) = class_names(objects);
+        let of_ours = objects.gateways.iter().filter(|gateway| ours.contains(&*gateway.spec.gateway_class_name));
+        gateways.extend(of_ours.map(|gateway| Placed {
+            project,
+            place: Place::of(&gateway.metadata),
+            created: created(&gateway.metadata),
+            gateway,
+            listeners: gateway.spec.listeners.iter().map(|listener| PlacedListener::new(listener, settings)).collect(),
+        }));
+    }
+    gateways.sort_by(|a, b| (a.created, a.project, &a.place).cmp(&(b.created, b.project, &b.place)));
+    for gateway in &mut gateways {
+        find_conflicts_within(&mut gateway.listeners);
+    }
+    find_protocol_conflicts(&mut gateways);
+    gateways
+}
+
+impl<'a> PlacedListener<'a> {
+    fn new(listener: &'a Listener, settings: &Settings) -> Self {
+        let scheme = match listener.protocol {
+            ListenerProtocol::Http => Scheme::Http,
+            ListenerProtocol::Https => Scheme::Https,
+        };
+        let hostname = HostPattern::parse(listener.hostname.as_deref().unwrap_or_default());
+        let trouble = match (&hostname, settings.ports_unavailable.get(&listener.port)) {
+            (Err(error), _) => Some(Trouble::new("UnsupportedValue", format!("hostname: {error}"))),
+            (Ok(_), Some(why)) => Some(Trouble::new("PortUnavailable", why)),
+            (Ok(_), None) if listener.port == 0 => {
+                Some(Trouble::new("PortUnavailable", "port 0 cannot be listened on"))
+            }
+            (Ok(_), None) => None,
+        };
+        Self { listener, scheme, hostname: hostname.unwrap_or(HostPattern::Any), trouble }
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        self.trouble.is_none()
+    }
+}
+
+/// Inside one Gateway all listeners that cannot be told apart lose.
+fn find_conflicts_within(listeners: &mut [PlacedListener<'_>]) {
+    let mut schemes: BTreeMap<u16, BTreeSet<Scheme>> = BTreeMap::new();
+    let mut hostnames: BTreeMap<(u16, HostPattern), usize> = BTreeMap::new();
+    for placed in listeners.iter().filter(|placed| placed.serves()) {
+        schemes.entry(placed.listener.port).or_default().insert(placed.scheme);
+        *hostnames.entry((placed.listener.port, placed.hostname.clone())).or_default() += 1;
+    }
+    for placed in listeners.iter_mut().filter(|placed| placed.serves()) {
+        let port = placed.listener.port;
+        if schemes[&port].len() > 1 {
+            let message = format!("listeners of this Gateway want both HTTP and HTTPS on port {port}");
+            placed.trouble = Some(Trouble::new("ProtocolConflict", message));
+        } else if hostnames[&(port, placed.hostname.clone())] > 1 {
+            let message = format!("another listener of this Gateway has port {port} and the same hostname");
+            placed.trouble = Some(Trouble::new("HostnameConflict", message));
+        }
+    }
+}
+
+/// Between Gateways, the oldest decides what is spoken on a port.
+fn find_protocol_conflicts(gateways: &mut [Placed<'_>]) {
+    let mut schemes: BTreeMap<u16, Scheme> = BTreeMap::new();
+    for placed in gateways.iter_mut().flat_map(|gateway| &mut gateway.listeners).filter(|placed| placed.serves()) {
+        let port = placed.listener.port;
+        if *schemes.entry(port).or_insert(placed.scheme) != placed.scheme {
+            let message = format!("an older Gateway speaks another protocol on port {port}");
+            placed.trouble = Some(Trouble::new("ProtocolConflict", message));
+        }
+    }
+}
+
+/// What the Gateways' statuses must say: ours, and those whose class nobody knows.
+pub(super) fn wanted(
+    gateways: &[Placed<'_>],
+    routes: &[Compiled<'_>],
+    snapshot: &Snapshot,
+    settings: &Settings,
+) -> Vec<WantedStatus> {
+    let mut wanted: Vec<_> = gateways
+        .iter()
+        .enumerate()
+        .map(|(index, gateway)| {
+            let attached = |listener: usize| routes.iter().filter(|route| route.is_attached(index, listener)).count();
+            status_of(gateway.project, gateway.gateway, gateway.status(attached, settings))
+        })
+        .collect();
+    for (project, objects) in &snapshot.projects {
+        let (_, known) = class_names(objects);
+        let orphans = objects.gateways.iter().filter(|gateway| !known.contains(&*gateway.spec.gateway_class_name));
+        wanted.extend(orphans.map(|gateway| status_of(project, gateway, waiting(gateway))));
+    }
+    wanted
+}
+
+fn status_of(project: &ProjectName, gateway: &Gateway, status: GatewayStatus) -> WantedStatus {
+    WantedStatus {
+        project: project.clone(),
+        namespace: Some(Place::of(&gateway.metadata).namespace.to_owned()),
+        name: gateway.metadata.name.clone(),
+        status: Status::Gateway(status),
+    }
+}
+
+fn waiting(gateway: &Gateway) -> GatewayStatus {
+    let message = format!("GatewayClass {} does not exist", gateway.spec.gateway_class_name);
+    let at = generation(&gateway.metadata);
+    let conditions = ["Accepted", "Programmed"].map(|kind| conditions::unknown(at, kind, "Pending", message.clone()));
+    GatewayStatus { conditions: conditions.into(), ..GatewayStatus::default() }
+}
+
+impl Placed<'_> {
+    fn status(&self, attached: impl Fn(usize) -> usize, settings: &Settings) -> GatewayStatus {
+        let at = generation(&self.gateway.metadata);
+        let serving = self.listeners.iter().filter(|placed| placed.serves()).count();
+        let accepted = match self.listeners.len() {
+            0 => conditions::no(at, "Accepted", "ListenersNotValid", "the Gateway has no listener"),
+            _ if serving == 0 => conditions::no(at, "Accepted", "ListenersNotValid", "no listener can be served"),
+            all if serving < all => {
+                let message = format!("{} of {all} listeners cannot be served: see their conditions", all - serving);
+                conditions::yes(at, "Accepted", "ListenersNotValid", message)
+            }
+            _ => conditions::yes(at, "Accepted", "Accepted", "the Gateway is served"),
+        };
+        let programmed = match serving {
+            0 => conditions::no(at, "Programmed", "Invalid", "no listener can be served"),
+            _ => conditions::yes(at, "Programmed", "Programmed", "the listeners are open"),
+        };
+        let listeners = self.listeners.iter().enumerate();
+        GatewayStatus {
+            addresses: settings.addresses.iter().map(|address| gateway_address(address)).collect(),
+            conditions: vec![accepted, programmed],
+            listeners: listeners.map(|(index, placed)| placed.status(at, attached(index))).collect(),
+        }
+    }
+}
+
+fn gateway_address(value: &str) -> GatewayAddress {
+    let kind = if value.parse::<IpAddr>().is_ok() { "IPAddress" } else { "Hostname" };
+    GatewayAddress { kind: kind.to_owned(), value: value.to_owned() }
+}
+
+impl PlacedListener<'_> {
+    fn status(&self, generation: i64, attached_routes: usize) -> ListenerStatus {
+        let route = RouteGroupKind { group: "gateway.networking.k8s.io".to_owned(), kind: "HTTPRoute".to_owned() };
+        ListenerStatus {
+            name: self.listener.name.clone(),
+            supported_kinds: vec![route],
+            attached_routes: i32::try_from(attached_routes).unwrap_or(i32::MAX),
+            conditions: self.conditions(generation),
+        }
+    }
+
+    fn conditions(&self, at: i64) -> Vec<Condition> {
+        let resolved = match self.scheme {
+            Scheme::Http => "there is nothing to resolve",
+            Scheme::Https => "TLS is served with the relay's self-issued certificate",
+        };
+        let resolved = conditions::yes(at, "ResolvedRefs", "ResolvedRefs", resolved);
+        let no_conflict = || conditions::no(at, "Conflicted", "NoConflicts", "the listener stands in nobody's way");
+        match &self.trouble {
+            None => vec![
+                conditions::yes(at, "Accepted", "Accepted", "the listener is served"),
+                conditions::yes(at, "Programmed", "Programmed", "the listener is open"),
+                resolved,
+                no_conflict(),
+            ],
+            Some(trouble) => vec![
+                conditions::no(at, "Accepted", trouble.reason, &trouble.message),
+                conditions::no(at, "Programmed", "Invalid", &trouble.message),
+                resolved,
+                if trouble.is_conflict() {
+                    conditions::yes(at, "Conflicted", trouble.reason, &trouble.message)
+                } else {
+                    no_conflict()
+                },
+            ],
+        }
+    }
+}
