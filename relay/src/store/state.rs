@@ -262,6 +262,17 @@ impl State {
         }
     }
 
+    /// Undoes everything since the last commit.
+    pub fn roll_back_all(&mut self) {
+        self.roll_back(Mark(0));
+    }
+
+    /// Whether nothing changed since the last commit.
+    #[must_use]
+    pub fn is_committed(&self) -> bool {
+        self.journal.is_empty()
+    }
+
     /// What changed since the last commit.
     #[must_use]
     pub fn changes(&self) -> Changes {
