@@ -8,4 +8,7 @@ pub mod gateway;
 pub mod http_route;
 pub mod kind;
 pub mod metadata;
+pub mod project;
+pub mod proxy;
+pub mod schema;
 pub mod tunnel_node;

@@ -1,0 +1,131 @@
+use underpass_shared::resource::schema;
+
+use super::*;
+
+fn fresh() -> Fresh {
+    Fresh::new(time::OffsetDateTime::UNIX_EPOCH, [7; 32])
+}
+
+fn started() -> State {
+    let mut state = State::default();
+    bootstrap(&mut state, &mut fresh()).unwrap();
+    state
+}
+
+fn project(name: &str) -> ProjectName {
+    name.parse().unwrap()
+}
+
+fn node(state: &mut State, of: &str, name: &str) -> Result<u16, WriteError> {
+    let key = ObjectKey::cluster(&project(of), Kind::TunnelNode, name);
+    create(state, draft(key, json!({})), &mut fresh())?;
+    node_number(state, &project(of), &name.parse().unwrap()).map(|number| number.0)
+}
+
+fn agent(name: &str) -> AgentIdentity {
+    AgentIdentity { project: project("default"), node: "office".parse().unwrap(), agent: name.parse().unwrap() }
+}
+
+#[test]
+fn a_new_store_has_the_default_project_with_a_network_and_its_gateway() {
+    let mut state = started();
+    let objects = state.objects().clone();
+    assert_eq!(objects.projects().collect::<Vec<_>>(), [project("default")]);
+    assert_eq!(objects.len(), 4);
+    assert!(project_prefix(&state, &project("default")).unwrap().to_string().starts_with("fd"));
+    bootstrap(&mut state, &mut Fresh::new(time::OffsetDateTime::UNIX_EPOCH, [8; 32])).unwrap();
+    assert_eq!(*state.objects(), objects, "a second start changes nothing");
+}
+
+#[test]
+fn the_defaults_obey_the_schema_and_are_fully_defaulted() {
+    for object in started().objects().iter() {
+        let manifest = object.to_value();
+        let mut defaulted = manifest.clone();
+        schema::default(object.key.kind, &mut defaulted);
+        assert_eq!(schema::validate(object.key.kind, &manifest), []);
+        assert_eq!(defaulted, manifest);
+    }
+}
+
+#[test]
+fn what_every_project_has_cannot_be_deleted() {
+    let mut state = started();
+    let permanent: Vec<ObjectKey> = state.objects().iter().map(|object| (*object.key).clone()).collect();
+    for key in permanent {
+        assert_eq!(delete(&mut state, &key, None), Err(WriteError::Permanent(key)));
+    }
+    assert_eq!(state.objects().len(), 4);
+}
+
+#[test]
+fn a_project_goes_with_its_defaults_but_never_with_what_users_made() {
+    let mut state = started();
+    let before = state.clone();
+    let key = ObjectKey::project(&project("shop"));
+    create(&mut state, draft(key.clone(), json!({})), &mut Fresh::new(time::OffsetDateTime::UNIX_EPOCH, [9; 32]))
+        .unwrap();
+    assert_ne!(project_prefix(&state, &project("shop")), project_prefix(&state, &project("default")));
+    node(&mut state, "shop", "till").unwrap();
+
+    let mark = state.mark();
+    let refused = delete(&mut state, &key, None).unwrap_err();
+    state.roll_back(mark);
+    assert_eq!(
+        refused.to_string(),
+        "project shop still holds 1 object(s), tunnelnodes \"till\" of project shop among them: delete them first"
+    );
+
+    delete(&mut state, &ObjectKey::cluster(&project("shop"), Kind::TunnelNode, "till"), None).unwrap();
+    delete(&mut state, &key, None).unwrap();
+    assert!(state.objects().iter().eq(before.objects().iter()));
+    assert!(state.record_keys(RecordKey::Authority).eq(before.record_keys(RecordKey::Authority)));
+}
+
+#[test]
+fn objects_of_a_project_that_is_not_there_are_refused() {
+    let mut state = started();
+    assert_eq!(node(&mut state, "nosuch", "n"), Err(WriteError::NotFound(ObjectKey::project(&project("nosuch")))));
+}
+
+#[test]
+fn node_numbers_begin_at_one_and_come_back_only_when_all_were_used() {
+    let mut state = started();
+    assert_eq!(node(&mut state, "default", "a"), Ok(1));
+    assert_eq!(node(&mut state, "default", "b"), Ok(2));
+    delete(&mut state, &ObjectKey::cluster(&project("default"), Kind::TunnelNode, "a"), None).unwrap();
+    assert_eq!(node(&mut state, "default", "a"), Ok(3), "a new node is not the old one");
+
+    let key = RecordKey::Project(project("default"));
+    let record: ProjectRecord = state.record(&key).unwrap().unwrap();
+    state.put_record(key, &ProjectRecord { next_node: 65535, ..record }).unwrap();
+    assert_eq!(node(&mut state, "default", "c"), Ok(65535));
+    assert_eq!(node(&mut state, "default", "d"), Ok(1));
+    assert_eq!(node(&mut state, "default", "e"), Ok(4));
+}
+
+#[test]
+fn a_node_shows_its_prefix_at_once() {
+    let mut state = started();
+    node(&mut state, "default", "office").unwrap();
+    let key = ObjectKey::cluster(&project("default"), Kind::TunnelNode, "office");
+    let object: underpass_shared::resource::tunnel_node::TunnelNode =
+        state.objects().get(&key).unwrap().typed().unwrap();
+    let prefix = project_prefix(&state, &project("default")).unwrap().node(NodeNumber(1));
+    assert_eq!(object.status.unwrap().prefix, Some(prefix.to_string()));
+}
+
+#[test]
+fn an_agent_keeps_its_number_until_its_node_is_deleted() {
+    let mut state = started();
+    assert!(matches!(number_agent(&mut state, &agent("a1")), Err(WriteError::NotFound(_))));
+    node(&mut state, "default", "office").unwrap();
+    assert_eq!(number_agent(&mut state, &agent("a1")).unwrap().value(), 1);
+    assert_eq!(number_agent(&mut state, &agent("a2")).unwrap().value(), 2);
+    assert_eq!(number_agent(&mut state, &agent("a1")).unwrap().value(), 1);
+
+    delete(&mut state, &ObjectKey::cluster(&project("default"), Kind::TunnelNode, "office"), None).unwrap();
+    node(&mut state, "default", "office").unwrap();
+    let AgentIdentity { project, node, agent } = agent("a1");
+    assert_eq!(agent_number(&state, &project, &node, &agent), Ok(None), "an agent of the old node is unknown");
+}

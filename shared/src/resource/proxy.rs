@@ -1,0 +1,28 @@
+//! `Proxy` (`core.apoxy.dev/v1alpha2`): how the gateways of a project run.
+
+use serde::{Deserialize, Serialize};
+
+use super::{condition::Condition, metadata::Resource};
+
+pub type Proxy = Resource<ProxySpec, ProxyStatus>;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxySpec {
+    pub provider: Provider,
+}
+
+/// Who runs the relays. Upstream's `cloud` and `kubernetes` are refused by the schema.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Provider {
+    /// The operator starts them.
+    #[default]
+    Unmanaged,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyStatus {
+    pub conditions: Vec<Condition>,
+}
