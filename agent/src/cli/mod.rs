@@ -1,1 +1,7 @@
-//! To be written.
+//! tmp
+mod documents;
+mod manifest;
+mod files;
+pub mod kubeconfig;
+pub mod client;
+pub mod status;
