@@ -461,7 +461,7 @@ users:
         assert_eq!(parsed("{}").unwrap_err(), Problem::NoCurrentContext);
         assert_eq!(problem(&CONFIG.replace("current-context: main", "current-context: x")), "no context is called `x`");
         assert_eq!(problem(&CONFIG.replace("current-context: main", "current-context: other")), "no cluster is called `nowhere`");
-        assert_eq!(parsed(&CONFIG.replace("Y2E=", "!!!")).unwrap_err(), Problem::Base64("certificate-authority-data"));
+        assert_eq!(parsed(&CONFIG.replace("Y2E=", "not base64")).unwrap_err(), Problem::Base64("certificate-authority-data"));
         assert!(problem("a: [").starts_with("not a kubeconfig: "));
         assert!(problem("hello").starts_with("not a kubeconfig: "));
         let file = CONFIG.replace("certificate-authority-data: Y2E=", "certificate-authority: ca.crt");
