@@ -37,11 +37,7 @@ enum Change {
 }
 
 /// `underpass apply`.
-pub(crate) async fn run(
-    global: &GlobalArgs,
-    args: &FileArgs,
-    console: &mut Console<'_>,
-) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(global: &GlobalArgs, args: &FileArgs, console: &mut Console<'_>) -> anyhow::Result<Outcome> {
     let Some(mut manifests) = load(global, args, console) else { return Ok(Outcome::Failed) };
     manifests.sort_by_key(Manifest::rank);
     let (mut client, namespace) = global.connect()?;
@@ -218,14 +214,19 @@ mod tests {
         );
         let route = relay.object("/apis/gateway.apoxy.dev/v1/namespaces/shop/httproutes/web").unwrap();
         assert_eq!(route["metadata"]["namespace"], "shop");
-        assert!(relay.object("/apis/core.apoxy.dev/v1alpha/tunnelnodes/office").unwrap()["metadata"]["namespace"].is_null());
+        assert!(
+            relay.object("/apis/core.apoxy.dev/v1alpha/tunnelnodes/office").unwrap()["metadata"]["namespace"].is_null()
+        );
     }
 
     #[tokio::test]
     async fn one_bad_file_stops_everything_before_anything_is_sent() {
         let relay = Relay::start().await;
         let good = relay.write("good.yaml", NODE);
-        let bad = relay.write("bad.yaml", &format!("{NODE}---\nkind: TunelNode\napiVersion: core.apoxy.dev/v1alpha\nmetadata: {{}}\n---\na: [\n"));
+        let bad = relay.write(
+            "bad.yaml",
+            &format!("{NODE}---\nkind: TunelNode\napiVersion: core.apoxy.dev/v1alpha\nmetadata: {{}}\n---\na: [\n"),
+        );
         let run = relay.run(&format!("apply -f {good} -f {bad} -f /nowhere/x.yaml"), "").await;
         assert_eq!((run.outcome, run.out.as_str()), (Outcome::Failed, ""));
         let wanted = [
@@ -308,7 +309,11 @@ mod tests {
         let relay = Relay::start().await;
         let text = BACKEND.replace("  name: be\n", "  name: be\n  namespace: other\n");
         let run = relay.run("apply -f - -n shop", &text).await;
-        assert!(run.err.starts_with("error: stdin: document 1, line 5: the namespace is `other`, but -n says `shop`"), "{}", run.err);
+        assert!(
+            run.err.starts_with("error: stdin: document 1, line 5: the namespace is `other`, but -n says `shop`"),
+            "{}",
+            run.err
+        );
         assert_eq!(relay.run("apply -f - -n other", &text).await.outcome, Outcome::Done);
     }
 }

@@ -51,7 +51,7 @@ pub enum ClientError {
     #[error("{server} answered {status} with something that is not of the relay's API: {excerpt}")]
     NotUnderstood { server: String, status: StatusCode, excerpt: String },
     #[error(transparent)]
-    Api(#[from] ApiError),
+    Api(Box<ApiError>),
 }
 
 impl ClientError {
@@ -100,8 +100,7 @@ impl Client {
         let refuse = |problem: String| ClientError::Credentials { source_file: source_file.clone(), problem };
         let tls = tls_config(config).map_err(refuse)?;
         let name = config.tls_server_name.as_ref().unwrap_or(&config.server.host).clone();
-        let server_name =
-            ServerName::try_from(name).map_err(|error| refuse(format!("the server's host: {error}")))?;
+        let server_name = ServerName::try_from(name).map_err(|error| refuse(format!("the server's host: {error}")))?;
         let project = project.or(config.server.project.as_ref().map(|project| project.as_str()));
         Ok(Self {
             server: config.server.clone(),
@@ -209,10 +208,7 @@ impl Client {
         let headers = request.headers_mut();
         headers.insert(header::HOST, host.parse().expect("a host that was part of a URI is a header value"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(
-            header::USER_AGENT,
-            HeaderValue::from_static(concat!("underpass/", env!("CARGO_PKG_VERSION"))),
-        );
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("underpass/", env!("CARGO_PKG_VERSION"))));
         if body.is_some() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -223,7 +219,9 @@ impl Client {
         let value: Option<Value> = serde_json::from_slice(bytes).ok().filter(Value::is_object);
         match value {
             Some(value) if status.is_success() => Ok(value),
-            Some(value) if value["kind"] == "Status" => Err(ApiError::from_status(status.as_u16(), &value).into()),
+            Some(value) if value["kind"] == "Status" => {
+                Err(ClientError::Api(Box::new(ApiError::from_status(status.as_u16(), &value))))
+            }
             _ => {
                 let excerpt: String = String::from_utf8_lossy(bytes).chars().take(200).collect();
                 Err(ClientError::NotUnderstood { server: self.server.to_string(), status, excerpt })
@@ -232,7 +230,7 @@ impl Client {
     }
 
     fn keep_warnings(&mut self, headers: &http::HeaderMap) {
-        for text in headers.get_all(header::WARNING).iter().filter_map(|value| warning_text(value)) {
+        for text in headers.get_all(header::WARNING).iter().filter_map(warning_text) {
             if self.warnings.len() < WARNINGS_MAX && !self.warnings.contains(&text) {
                 self.warnings.push(text);
             }
@@ -246,7 +244,7 @@ impl Client {
     fn tls_error(&self, error: &io::Error) -> ClientError {
         let reason = match tls_cause(error) {
             Some(cause) => explain_tls(cause),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
                 "the connection ended during the TLS handshake: something else than a relay may be listening there"
                     .to_owned()
             }
@@ -393,4 +391,164 @@ fn escape(segment: &str) -> String {
         }
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use underpass_shared::resource::kind::Kind;
+
+    use super::*;
+    use crate::cli::{
+        Outcome,
+        testing::{Authority, Relay},
+    };
+
+    async fn error(relay: &Relay) -> String {
+        let run = relay.run("get tunnelnodes", "").await;
+        assert_eq!((run.outcome, run.out.as_str()), (Outcome::Failed, ""));
+        run.err
+    }
+
+    fn kubeconfig(relay: &Relay, server: &str) -> String {
+        relay.write_kubeconfig(&relay.authority, &relay.authority, server).display().to_string()
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_said_with_address_and_file() {
+        let relay = Relay::start().await;
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let file = kubeconfig(&relay, &format!("https://{free}"));
+        assert_eq!(
+            error(&relay).await,
+            format!(
+                "error: cannot reach the relay's API: connection refused (is the relay running? tried https://{free} from {file})\n"
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn a_relay_of_another_authority_is_not_trusted() {
+        let relay = Relay::start().await;
+        relay.write_kubeconfig(&Authority::new(), &relay.authority, &format!("https://{}", relay.address));
+        assert!(error(&relay).await.contains("the relay's certificate is not of the CA in this kubeconfig"));
+        assert_eq!(relay.requests(), [] as [String; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_for_another_name_is_refused_with_its_names() {
+        let relay = Relay::start_as(&["relay.example.com"]).await;
+        let text = error(&relay).await;
+        assert!(text.contains("the relay's certificate is not for 127.0.0.1, but for"), "{text}");
+        assert!(text.contains("relay.example.com"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_refused_client_certificate_is_said_to_be_so() {
+        let relay = Relay::start().await;
+        relay.write_kubeconfig(&relay.authority, &Authority::new(), &format!("https://{}", relay.address));
+        let text = error(&relay).await;
+        assert!(text.contains("the relay does not accept this kubeconfig's client certificate"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tls_or_no_api_is_named() {
+        let relay = Relay::start().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        kubeconfig(&relay, &format!("https://{}", listener.local_addr().unwrap()));
+        let web = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_buf(&mut Vec::with_capacity(16 << 10)).await.unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            listener.accept().await.unwrap();
+        });
+        assert!(error(&relay).await.contains("it does not speak TLS: is this the relay's API port?"));
+        let text = error(&relay).await;
+        assert!(text.contains("the connection ended during the TLS handshake"), "{text}");
+        web.await.unwrap();
+
+        kubeconfig(&relay, &format!("https://{}", relay.address));
+        let list = "/apis/core.apoxy.dev/v1alpha/tunnelnodes";
+        relay.refuse("GET", list, StatusCode::BAD_GATEWAY, &serde_json::json!("<html>\u{1b}[2J"));
+        assert_eq!(
+            error(&relay).await,
+            format!(
+                "error: https://{} answered 502 Bad Gateway with something that is not of the relay's API: \"<html>\\u001b[2J\"\n",
+                relay.address
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_not_read_to_its_end() {
+        let relay = Relay::start().await;
+        let list = "/apis/core.apoxy.dev/v1alpha/tunnelnodes";
+        relay.answer("GET", list, &Value::String("x".repeat(ANSWER_BYTES_MAX)));
+        assert_eq!(error(&relay).await, "error: the relay's answer is longer than 64 MiB\n");
+    }
+
+    #[tokio::test]
+    async fn paths_carry_prefix_project_and_namespace() {
+        let relay = Relay::start().await;
+        kubeconfig(&relay, &format!("https://{}/behind/projects/acme", relay.address));
+        relay.run("get projects", "").await;
+        relay.run("get gateways", "").await;
+        relay.run("get gateways -A --project other", "").await;
+        relay.run("get tn a/../b?c#d", "").await;
+        assert_eq!(
+            relay.requests(),
+            [
+                "GET /behind/apis/core.apoxy.dev/v1alpha2/projects",
+                "GET /behind/projects/acme/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways",
+                "GET /behind/projects/other/apis/gateway.networking.k8s.io/v1/gateways",
+                "GET /behind/projects/acme/apis/core.apoxy.dev/v1alpha/tunnelnodes/a%2F..%2Fb%3Fc%23d",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_closed_connection_is_made_anew() {
+        let relay = Relay::start().await;
+        let config = super::super::kubeconfig::load(&super::super::kubeconfig::Places::new(Some(
+            kubeconfig(&relay, &format!("https://{}", relay.address)).as_ref(),
+        )))
+        .unwrap();
+        let mut client = Client::new(&config, None).unwrap();
+        let info = Kind::TunnelNode.info();
+        let path = client.path(info, info.api_versions[0], None, None);
+        client.get(&path).await.unwrap();
+        client.connection.as_ref().unwrap().driver.abort();
+        while !client.connection.as_ref().unwrap().driver.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        client.get(&path).await.unwrap();
+        assert_eq!(relay.requests().len(), 2);
+    }
+
+    #[test]
+    fn warnings_are_unquoted() {
+        for (header, want) in [
+            ("299 - \"a \\\"b\\\"\"", Some("a \"b\"")),
+            ("299 relay \"text\" \"date\"", Some("text\" \"date")),
+            ("299 - \"cut", Some("cut")),
+            ("nothing quoted", None),
+        ] {
+            assert_eq!(warning_text(&HeaderValue::from_static(header)).as_deref(), want);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn escaped_names_are_one_segment(name in "\\PC{0,20}") {
+            let path = format!("/apis/{}", escape(&name));
+            let uri: http::Uri = path.parse().unwrap();
+            prop_assert_eq!(uri.path(), path.as_str());
+            prop_assert_eq!(uri.path().matches('/').count(), 2);
+            prop_assert!(!uri.path().ends_with("/.."), "{}", path);
+        }
+    }
 }

@@ -453,7 +453,8 @@ mod tests {
 
     #[test]
     fn the_line_of_a_field_is_found() {
-        let text = "# c\n---\nmetadata:\n  labels:\n    app.io/a.b: x\nspec:\n  rules:\n  - name: a\n    to:\n    - z: 1\n";
+        let text =
+            "# c\n---\nmetadata:\n  labels:\n    app.io/a.b: x\nspec:\n  rules:\n  - name: a\n    to:\n    - z: 1\n";
         let (documents, _) = parse(text);
         let root = &documents[0].root;
         for (path, want) in [
@@ -483,7 +484,7 @@ mod tests {
                 let before = &whole[..chunk.text.as_ptr() as usize - whole.as_ptr() as usize];
                 prop_assert_eq!(chunk.line, 1 + before.matches('\n').count());
             }
-            let lines = text.split('\n').count();
+            let lines = text.split(['\n', '\r']).count();
             let (documents, errors) = parse(&text);
             for document in &documents {
                 prop_assert!((1..=lines + 1).contains(&document.root.line));

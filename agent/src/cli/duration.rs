@@ -69,7 +69,9 @@ mod tests {
         for (text, seconds) in [("90s", 90), ("15m", 900), ("1h", 3_600), ("7d", 604_800), (" 1h30m ", 5_400)] {
             assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for bad in ["", " ", "1", "h", "1x", "-1h", "1.5h", "1h 30m", "30m1h", "1h1h", "0s", "99999999999999999999d", "1ä"] {
+        for bad in
+            ["", " ", "1", "h", "1x", "-1h", "1.5h", "1h 30m", "30m1h", "1h1h", "0s", "99999999999999999999d", "1ä"]
+        {
             assert!(parse(bad).unwrap_err().contains("is not a duration"), "{bad}");
         }
         assert!(parse(&format!("{}d", u64::MAX)).is_err());

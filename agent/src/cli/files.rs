@@ -66,7 +66,9 @@ pub(crate) fn load(args: &FileArgs, stdin: &mut dyn Read) -> Result<Vec<Manifest
 fn list(path: &Path, recursive: bool) -> Result<Vec<PathBuf>, String> {
     let text = path.to_string_lossy();
     if text.starts_with("http://") || text.starts_with("https://") {
-        return Err(format!("{text}: manifests are not fetched from the web: download it, look at it, then apply the file"));
+        return Err(format!(
+            "{text}: manifests are not fetched from the web: download it, look at it, then apply the file"
+        ));
     }
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !metadata.is_dir() {
@@ -85,8 +87,7 @@ fn list(path: &Path, recursive: bool) -> Result<Vec<PathBuf>, String> {
 /// links to directories are not followed.
 fn walk(folder: &Path, recursive: bool, depth: usize, files: &mut Vec<PathBuf>) -> Result<bool, String> {
     let entries = fs::read_dir(folder).map_err(|error| unreadable(folder, &error))?;
-    let mut entries =
-        entries.collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(folder, &error))?;
+    let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(folder, &error))?;
     entries.sort_by_key(fs::DirEntry::file_name);
     let mut has_folders = false;
     for entry in entries.iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
@@ -122,7 +123,8 @@ fn read_text(name: &str, from: &mut dyn Read) -> Result<String, String> {
         return Err(format!("{name}: longer than {} MiB: split it", FILE_BYTES_MAX >> 20));
     }
     String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
         format!("{name}: line {line}: not UTF-8 text")
     })
 }

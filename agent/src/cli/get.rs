@@ -176,6 +176,7 @@ fn show(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::testing::Relay;
 
     #[test]
     fn kinds_are_known_by_all_their_names() {
@@ -194,5 +195,55 @@ mod tests {
         ] {
             assert!(text.parse::<KindWord>().unwrap_err().contains(want), "{text}");
         }
+    }
+
+    const NODES: &str = "apiVersion: core.apoxy.dev/v1alpha\nkind: TunnelNode\nmetadata: {name: a}\n---\n\
+                         apiVersion: core.apoxy.dev/v1alpha\nkind: TunnelNode\nmetadata: {name: b}\n";
+
+    #[tokio::test]
+    async fn nothing_found_is_said_on_standard_error() {
+        let relay = Relay::start().await;
+        for (line, want) in [
+            ("get httproutes", "No resources found in default namespace.\n"),
+            ("get httproutes -n shop", "No resources found in shop namespace.\n"),
+            ("get httproutes -A", "No resources found.\n"),
+            ("tunnel list", "No resources found.\n"),
+        ] {
+            let run = relay.run(line, "").await;
+            assert_eq!((run.outcome, run.out.as_str(), run.err.as_str()), (Outcome::Done, "", want), "{line}");
+        }
+        assert_eq!(relay.ok("get httproutes -o name").await, "");
+        assert!(relay.ok("get httproutes -o json").await.contains("\"items\": []"));
+    }
+
+    #[tokio::test]
+    async fn named_objects_are_shown_and_the_missing_ones_reported() {
+        let relay = Relay::start().await;
+        relay.run("apply -f -", NODES).await;
+        assert_eq!(relay.ok("get tn -o name").await, "tunnelnode.core.apoxy.dev/a\ntunnelnode.core.apoxy.dev/b\n");
+        assert_eq!(relay.ok("get tn/b -o name").await, "tunnelnode.core.apoxy.dev/b\n");
+        let run = relay.run("tunnel get a nobody b -o name", "").await;
+        assert_eq!(run.outcome, Outcome::Failed);
+        assert_eq!(run.out, "tunnelnode.core.apoxy.dev/a\ntunnelnode.core.apoxy.dev/b\n");
+        assert_eq!(run.err, "error: tunnelnodes \"nobody\" not found\n");
+        assert_eq!(relay.run("get tn nobody", "").await.out, "");
+    }
+
+    #[tokio::test]
+    async fn one_object_is_itself_and_several_are_a_list() {
+        let relay = Relay::start().await;
+        relay.run("apply -f -", NODES).await;
+        let one: Value = serde_json::from_str(&relay.ok("get tn a -o json").await).unwrap();
+        assert_eq!((&one["kind"], &one["metadata"]["name"]), (&"TunnelNode".into(), &"a".into()));
+        let all: Value = serde_saphyr::from_str(&relay.ok("get tn -o yaml").await).unwrap();
+        assert_eq!((&all["kind"], &all["items"][1]["metadata"]["name"]), (&"List".into(), &"b".into()));
+    }
+
+    #[tokio::test]
+    async fn versions_are_shown_with_and_without_a_relay() {
+        let relay = Relay::start().await;
+        relay.put("/version", &serde_json::json!({"gitVersion": "v9"}));
+        assert_eq!(relay.ok("version").await, format!("underpass {}\nrelay     v9\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(relay.ok("version --client").await.lines().count(), 1);
     }
 }

@@ -185,7 +185,7 @@ fn read(path: &Path, file: fs::File) -> Result<Kubeconfig, KubeconfigError> {
     if written.has_key_inside() && mode & 0o077 != 0 {
         return Err(unusable(Problem::ReadableByOthers(path.to_owned())));
     }
-    resolve(written, path).map_err(unusable)
+    resolve(&written, path).map_err(unusable)
 }
 
 fn read_bounded(file: fs::File) -> io::Result<Vec<u8>> {
@@ -278,7 +278,7 @@ fn parse(text: &str) -> Result<Written, Problem> {
         .map_err(|error| Problem::Syntax(error.render_with_formatter(&serde_saphyr::UserMessageFormatter)))
 }
 
-fn resolve(written: Written, path: &Path) -> Result<Kubeconfig, Problem> {
+fn resolve(written: &Written, path: &Path) -> Result<Kubeconfig, Problem> {
     if written.current_context.is_empty() {
         return Err(Problem::NoCurrentContext);
     }
@@ -419,7 +419,7 @@ users:
 ";
 
     fn parsed(text: &str) -> Result<Kubeconfig, Problem> {
-        parse(text).and_then(|written| resolve(written, Path::new("/nowhere/config")))
+        parse(text).and_then(|written| resolve(&written, Path::new("/nowhere/config")))
     }
 
     fn problem(text: &str) -> String {
@@ -449,7 +449,10 @@ users:
         assert!(problem(&insecure).starts_with("`insecure-skip-tls-verify: true` would let anybody pose as the relay"));
         let with_data = CONFIG.replace("certificate-authority-data", "insecure-skip-tls-verify: true\n    x");
         assert_eq!(parsed(&with_data).unwrap_err(), Problem::Insecure);
-        assert_eq!(problem(&CONFIG.replace("https:", "http:")).split_once(" is not https").unwrap().1, ": the API is served over TLS only");
+        assert_eq!(
+            problem(&CONFIG.replace("https:", "http:")).split_once(" is not https").unwrap().1,
+            ": the API is served over TLS only"
+        );
         assert_eq!(parsed(&CONFIG.replace("certificate-authority-data", "x")).unwrap_err(), Problem::NoAuthority);
         assert_eq!(parsed(&CONFIG.replace("client-key-data", "x")).unwrap_err(), Problem::HalfIdentity);
         let token = CONFIG.replace("client-certificate-data: Y2VydA==", "token: abc").replace("client-key-data", "x");
@@ -460,8 +463,14 @@ users:
     fn what_is_missing_or_malformed_is_named() {
         assert_eq!(parsed("{}").unwrap_err(), Problem::NoCurrentContext);
         assert_eq!(problem(&CONFIG.replace("current-context: main", "current-context: x")), "no context is called `x`");
-        assert_eq!(problem(&CONFIG.replace("current-context: main", "current-context: other")), "no cluster is called `nowhere`");
-        assert_eq!(parsed(&CONFIG.replace("Y2E=", "not base64")).unwrap_err(), Problem::Base64("certificate-authority-data"));
+        assert_eq!(
+            problem(&CONFIG.replace("current-context: main", "current-context: other")),
+            "no cluster is called `nowhere`"
+        );
+        assert_eq!(
+            parsed(&CONFIG.replace("Y2E=", "not base64")).unwrap_err(),
+            Problem::Base64("certificate-authority-data")
+        );
         assert!(problem("a: [").starts_with("not a kubeconfig: "));
         assert!(problem("hello").starts_with("not a kubeconfig: "));
         let file = CONFIG.replace("certificate-authority-data: Y2E=", "certificate-authority: ca.crt");

@@ -252,7 +252,8 @@ mod tests {
 
     #[test]
     fn unknown_kinds_and_versions_come_with_the_right_ones() {
-        let manifest = |version: &str, kind: &str| format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n");
+        let manifest =
+            |version: &str, kind: &str| format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n");
         assert_eq!(
             problems(&manifest("gateway.networking.k8s.io/v1", "HttpRoute")),
             ["f.yaml: document 1, line 2: unknown kind `HttpRoute`: did you mean HTTPRoute?"]

@@ -122,18 +122,24 @@ pub enum Command {
         ignore_not_found: bool,
     },
     /// Gateways and the routes attached to them
-    #[command(visible_alias = "gateways", after_help = "Examples:\n  \
+    #[command(
+        visible_alias = "gateways",
+        after_help = "Examples:\n  \
         underpass gateway get default\n  \
-        underpass gateway routes get http/web")]
+        underpass gateway routes get http/web"
+    )]
     Gateway {
         #[command(subcommand)]
         command: Option<GatewayCommand>,
     },
     /// Tunnels: run an agent, invite one, look at them
-    #[command(visible_alias = "tunnels", after_help = "Examples:\n  \
+    #[command(
+        visible_alias = "tunnels",
+        after_help = "Examples:\n  \
         underpass tunnel token office --ttl 15m > token\n  \
         underpass tunnel run office --token-file token\n  \
-        underpass tunnel list -o wide")]
+        underpass tunnel list -o wide"
+    )]
     Tunnel {
         #[command(subcommand)]
         command: Option<TunnelCommand>,
@@ -159,9 +165,12 @@ pub enum GatewayCommand {
     /// List gateways
     List(ListArgs),
     /// Routes, whichever gateway they are attached to
-    #[command(visible_alias = "route", after_help = "Examples:\n  \
+    #[command(
+        visible_alias = "route",
+        after_help = "Examples:\n  \
         underpass gateway routes list\n  \
-        underpass gateway routes get http/web")]
+        underpass gateway routes get http/web"
+    )]
     Routes {
         #[command(subcommand)]
         command: Option<RoutesCommand>,

@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn columns_align() {
-        let rows = [vec!["office".to_owned(), "é".to_owned(), "1".to_owned()], vec!["b".into(), "long".into(), "22".into()]];
+        let rows =
+            [vec!["office".to_owned(), "é".to_owned(), "1".to_owned()], vec!["b".into(), "long".into(), "22".into()]];
         assert_eq!(
             columns(&["NAME", "X", "AGE"], &rows),
             "NAME     X      AGE\noffice   é      1\nb        long   22\n"

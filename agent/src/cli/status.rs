@@ -82,7 +82,9 @@ impl ApiError {
             self.message.clone()
         };
         match self.code {
-            401 => format!("{message} (the relay wants a client certificate: use the admin.kubeconfig of its data directory)"),
+            401 => format!(
+                "{message} (the relay wants a client certificate: use the admin.kubeconfig of its data directory)"
+            ),
             403 => format!("{message} (only the admin certificate may use the API)"),
             _ => message,
         }
@@ -98,17 +100,14 @@ mod tests {
     #[test]
     fn causes_stand_below_the_object() {
         let status = json!({"kind": "Status", "reason": "Invalid", "message": "m", "details": {
-            "kind": "HTTPRoute", "name": "x",
-            "causes": [
-                {"field": "spec.rules[0].foo", "message": "unknown field"},
-                {"message": "too large"},
-                {"field": "empty"},
-            ]}});
+        "kind": "HTTPRoute", "name": "x",
+        "causes": [
+            {"field": "spec.rules[0].foo", "message": "unknown field"},
+            {"message": "too large"},
+            {"field": "empty"},
+        ]}});
         let error = ApiError::from_status(422, &status);
-        assert_eq!(
-            error.to_string(),
-            "HTTPRoute \"x\" is invalid:\n  spec.rules[0].foo: unknown field\n  too large"
-        );
+        assert_eq!(error.to_string(), "HTTPRoute \"x\" is invalid:\n  spec.rules[0].foo: unknown field\n  too large");
     }
 
     #[test]

@@ -43,8 +43,9 @@ pub(crate) fn table(info: &KindInfo, objects: &[Value], extent: Extent, now: Off
 }
 
 type Cell = fn(&Value) -> String;
+type Row = fn(&Value) -> Vec<String>;
 
-fn columns_of(kind: Kind) -> (Vec<&'static str>, fn(&Value) -> Vec<String>) {
+fn columns_of(kind: Kind) -> (Vec<&'static str>, Row) {
     match kind {
         Kind::Project => (vec!["NAME"], |object| vec![name(object)]),
         Kind::TunnelNode => (vec!["NAME", "PREFIX", "AGENTS", "ADDRESSES"], |object| {
@@ -98,14 +99,16 @@ fn columns_of(kind: Kind) -> (Vec<&'static str>, fn(&Value) -> Vec<String>) {
 
 fn wide_columns_of(kind: Kind) -> &'static [(&'static str, Cell)] {
     match kind {
-        Kind::TunnelNode => &[("AGENT ADDRESSES", |object| {
-            join(&object["status"]["agents"], |agent| scalar(&agent["agentAddress"]))
-        })],
+        Kind::TunnelNode => {
+            &[("AGENT ADDRESSES", |object| join(&object["status"]["agents"], |agent| scalar(&agent["agentAddress"])))]
+        }
         Kind::Gateway => &[("ROUTES", |object| {
             let listeners = object["status"]["listeners"].as_array().into_iter().flatten();
             listeners.filter_map(|listener| listener["attachedRoutes"].as_u64()).max().unwrap_or(0).to_string()
         })],
-        Kind::HttpRoute => &[("GATEWAYS", |object| join(&object["spec"]["parentRefs"], gateway_of)), ("BACKENDS", backends)],
+        Kind::HttpRoute => {
+            &[("GATEWAYS", |object| join(&object["spec"]["parentRefs"], gateway_of)), ("BACKENDS", backends)]
+        }
         Kind::Backend => &[("ACCEPTED", |object| condition(&object["status"]["conditions"], "Accepted"))],
         Kind::Project | Kind::Proxy | Kind::GatewayClass => &[],
     }
@@ -252,7 +255,8 @@ mod tests {
 
     #[test]
     fn a_route_shows_the_worst_of_its_parents() {
-        let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason});
+        let condition =
+            |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason});
         let route = json!({
             "metadata": {"name": "web", "namespace": "shop"},
             "spec": {
@@ -281,7 +285,8 @@ mod tests {
             "NAME      CLASS     ADDRESS     PROGRAMMED   LISTENERS           AGE\n\
              default   default   192.0.2.1   True         http:80,https:443   -\n"
         );
-        let backend = json!({"metadata": {"name": "b"}, "spec": {"endpoints": [{"fqdn": "office.tun.internal"}, {"ip": "::1"}]}});
+        let backend =
+            json!({"metadata": {"name": "b"}, "spec": {"endpoints": [{"fqdn": "office.tun.internal"}, {"ip": "::1"}]}});
         assert_eq!(
             shown(Kind::Backend, &backend, Extent::default()),
             "NAME   ENDPOINTS                 PROTOCOL   AGE\nb      office.tun.internal,::1   plain      -\n"

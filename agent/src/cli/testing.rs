@@ -199,10 +199,7 @@ fn server_config(authority: &Authority, names: &[&str]) -> ServerConfig {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(verifier.build().unwrap())
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        )
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap()
 }
 
@@ -282,9 +279,11 @@ impl State {
         let (prefix, plural) = path.rsplit_once('/').unwrap();
         let is_in = |object: &str| {
             let (list, _) = object.rsplit_once('/').unwrap();
-            list == path || (list.starts_with(&format!("{prefix}/namespaces/")) && list.ends_with(&format!("/{plural}")))
+            list == path
+                || (list.starts_with(&format!("{prefix}/namespaces/")) && list.ends_with(&format!("/{plural}")))
         };
-        let items: Vec<&Value> = self.objects.iter().filter(|(path, _)| is_in(path)).map(|(_, object)| object).collect();
+        let items: Vec<&Value> =
+            self.objects.iter().filter(|(path, _)| is_in(path)).map(|(_, object)| object).collect();
         json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})
     }
 }

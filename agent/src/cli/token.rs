@@ -33,7 +33,9 @@ pub async fn request(client: &mut Client, node: &NodeName, ttl: Duration, uses: 
     let answer = match client.send(Method::POST, &path, Some(&body)).await {
         Ok(answer) => answer,
         Err(error) if error.as_api().is_some_and(ApiError::is_not_found) => {
-            anyhow::bail!("{error}: apply a TunnelNode named `{node}` first (underpass get tunnelnodes lists those there are)")
+            anyhow::bail!(
+                "{error}: apply a TunnelNode named `{node}` first (underpass get tunnelnodes lists those there are)"
+            )
         }
         Err(error) => return Err(error.into()),
     };
@@ -102,7 +104,11 @@ mod tests {
         relay.answer("POST", PATH, &answer(&token("office")));
         let run = relay.run("tunnel token office --ttl 90m --uses 3", "").await;
         assert_eq!((run.outcome, run.out.trim_end()), (Outcome::Done, token("office").to_string().as_str()));
-        assert!(run.err.starts_with("This token lets 3 agents join `office` until 2026-11-21T13:00:00Z (in 1h30m)."), "{}", run.err);
+        assert!(
+            run.err.starts_with("This token lets 3 agents join `office` until 2026-11-21T13:00:00Z (in 1h30m)."),
+            "{}",
+            run.err
+        );
         assert!(run.err.ends_with("  underpass tunnel run office --token-file FILE\n"));
         assert!(!run.err.contains("underpass1."));
         assert_eq!(relay.last_body()["spec"], json!({"expirationSeconds": 5400, "uses": 3}));
@@ -115,7 +121,9 @@ mod tests {
         assert_eq!(run.outcome, Outcome::Failed);
         assert!(run.err.contains("apply a TunnelNode named `office` first"), "{}", run.err);
         relay.answer("POST", PATH, &answer(&token("other")));
-        assert!(relay.run("tunnel token office", "").await.err.contains("a token for node `other` instead of `office`"));
+        assert!(
+            relay.run("tunnel token office", "").await.err.contains("a token for node `other` instead of `office`")
+        );
         relay.answer("POST", PATH, &json!({"kind": "TunnelNodeToken", "status": {"token": "x\u{1b}"}}));
         let run = relay.run("tunnel token office", "").await;
         assert_eq!((run.outcome, run.out.as_str()), (Outcome::Failed, ""));

@@ -7,11 +7,7 @@ use super::{GlobalArgs, Outcome, print::Console};
 /// How long the relay may take: nobody waits for a version.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(crate) async fn run(
-    global: &GlobalArgs,
-    client_only: bool,
-    console: &mut Console<'_>,
-) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(global: &GlobalArgs, client_only: bool, console: &mut Console<'_>) -> anyhow::Result<Outcome> {
     console.say(&format!("underpass {}", env!("CARGO_PKG_VERSION")))?;
     if client_only {
         return Ok(Outcome::Done);
