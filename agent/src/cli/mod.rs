@@ -1,1 +1,338 @@
-//! To be written.
+//! The command line: what can be typed, and which module does it.
+//!
+//! Commands talk to the relay's API only; the agent itself is `crate::app`. All but `client`, `files` and the commands
+//! is pure.
+
+pub mod client;
+pub mod duration;
+pub mod files;
+pub mod kubeconfig;
+pub mod print;
+pub mod status;
+pub mod token;
+
+mod apply;
+mod delete;
+mod documents;
+mod gateway;
+mod get;
+mod manifest;
+mod table;
+#[cfg(test)]
+mod testing;
+mod version;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use underpass_shared::identity::{NodeName, ProjectName};
+
+use self::{
+    client::Client,
+    files::FileArgs,
+    get::{KindWord, ListArgs},
+    kubeconfig::{Kubeconfig, Places},
+    print::{Console, Format},
+};
+use crate::config::RunArgs;
+
+/// The namespace when neither `-n` nor the kubeconfig names one.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Connect services without open ports to a public gateway.
+#[derive(Debug, Parser)]
+#[command(
+    name = "underpass",
+    version,
+    propagate_version = true,
+    after_help = "Examples:\n  \
+        underpass apply -f office.yaml               create a TunnelNode, a Backend, an HTTPRoute\n  \
+        underpass tunnel token office                what the office host needs to join\n  \
+        underpass tunnel run office --token-file t   run the agent there\n  \
+        underpass gateway get default                see which routes are attached"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GlobalArgs {
+    /// Where the relay's API is and who you are [default: ~/.config/underpass/kubeconfig, else that of a relay on this machine]
+    #[arg(long, global = true, value_name = "FILE", env = "UNDERPASS_KUBECONFIG", help_heading = "Global options")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The project to work in [default: the one in the kubeconfig's URL, else `default`]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub project: Option<ProjectName>,
+    /// The namespace to work in [default: the kubeconfig's, else `default`]
+    #[arg(short, long, global = true, value_name = "NAME", value_parser = namespace, help_heading = "Global options")]
+    pub namespace: Option<String>,
+}
+
+/// A namespace is a DNS label, as a node's name is.
+fn namespace(text: &str) -> Result<String, String> {
+    NodeName::parse(text).map(String::from).map_err(|error| error.to_string())
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create or change the resources that files describe
+    #[command(group(ArgGroup::new("input").args(["filenames"]).required(true)))]
+    #[command(after_help = "Everything is read and checked before anything is sent.\n\nExamples:\n  \
+        underpass apply -f backend.yaml -f route.yaml\n  \
+        underpass apply -f manifests/ -R\n  \
+        kubectl get httproute web -o yaml | underpass apply -f -")]
+    Apply {
+        #[command(flatten)]
+        files: FileArgs,
+    },
+    /// Show resources
+    #[command(after_help = "Examples:\n  \
+        underpass get tunnelnodes\n  \
+        underpass get httproute web -o yaml\n  \
+        underpass get backends -A -o wide")]
+    Get {
+        /// tunnelnode, backend, httproute, gateway, gatewayclass, proxy or project; also KIND/NAME
+        #[arg(value_name = "KIND")]
+        kind: KindWord,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Delete resources
+    #[command(after_help = "Examples:\n  \
+        underpass delete httproute web\n  \
+        underpass delete -f manifests/ --ignore-not-found")]
+    Delete {
+        /// What kind of resource; also KIND/NAME
+        #[arg(value_name = "KIND", required_unless_present = "filenames", conflicts_with = "filenames")]
+        kind: Option<KindWord>,
+        /// Names of resources
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        #[command(flatten)]
+        files: FileArgs,
+        /// Succeed when there is nothing to delete
+        #[arg(long)]
+        ignore_not_found: bool,
+    },
+    /// Gateways and the routes attached to them
+    #[command(
+        visible_alias = "gateways",
+        after_help = "Examples:\n  \
+        underpass gateway get default\n  \
+        underpass gateway routes get http/web"
+    )]
+    Gateway {
+        #[command(subcommand)]
+        command: Option<GatewayCommand>,
+    },
+    /// Tunnels: run an agent, invite one, look at them
+    #[command(
+        visible_alias = "tunnels",
+        after_help = "Examples:\n  \
+        underpass tunnel token office --ttl 15m > token\n  \
+        underpass tunnel run office --token-file token\n  \
+        underpass tunnel list -o wide"
+    )]
+    Tunnel {
+        #[command(subcommand)]
+        command: Option<TunnelCommand>,
+    },
+    /// Show the version of this program, and of the relay if one can be reached
+    #[command(after_help = "Example:\n  underpass version --client")]
+    Version {
+        /// Ask no relay
+        #[arg(long)]
+        client: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GatewayCommand {
+    /// Show a gateway, its listeners, and every attached route
+    #[command(after_help = "Example:\n  underpass gateway get default")]
+    Get {
+        name: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// List gateways
+    List(ListArgs),
+    /// Routes, whichever gateway they are attached to
+    #[command(
+        visible_alias = "route",
+        after_help = "Examples:\n  \
+        underpass gateway routes list\n  \
+        underpass gateway routes get http/web"
+    )]
+    Routes {
+        #[command(subcommand)]
+        command: Option<RoutesCommand>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RoutesCommand {
+    /// List routes
+    List(ListArgs),
+    /// Show a route, its rules, and what each gateway says of it
+    #[command(after_help = "Example:\n  underpass gateway routes get http/web")]
+    Get {
+        /// http/NAME
+        #[arg(value_name = "TYPE/NAME")]
+        route: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TunnelCommand {
+    /// Run the agent of a TunnelNode, here, until stopped
+    #[command(after_help = "Examples:\n  \
+        underpass tunnel run office --token-file token   the first time\n  \
+        underpass tunnel run office                      ever after")]
+    Run(RunArgs),
+    /// Print an enrolment token: all that an agent on another host needs to join
+    #[command(after_help = "Example:\n  underpass tunnel token office --ttl 15m | ssh office 'cat > token'")]
+    Token {
+        /// The TunnelNode that the agent will serve
+        node: NodeName,
+        /// How long the token is good for
+        #[arg(long, default_value = "1h", value_parser = duration::parse)]
+        ttl: std::time::Duration,
+        /// How many agents may use it
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        uses: u32,
+    },
+    /// Show tunnel nodes
+    Get(ListArgs),
+    /// List tunnel nodes
+    List(ListArgs),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// What went wrong is already on standard error.
+    Failed,
+}
+
+/// Runs a command on the process's own streams.
+pub async fn run(cli: Cli) -> Outcome {
+    let (mut input, mut out, mut err) = (io::stdin(), io::stdout(), io::stderr());
+    let mut console = Console { input: &mut input, out: &mut out, err: &mut err };
+    let outcome = execute(cli, &mut console).await;
+    if io::stdout().flush().is_err() { Outcome::Failed } else { outcome }
+}
+
+async fn execute(cli: Cli, console: &mut Console<'_>) -> Outcome {
+    match dispatch(cli, console).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            if !is_broken_pipe(&error) {
+                console.complain(&format!("{error:#}"));
+            }
+            Outcome::Failed
+        }
+    }
+}
+
+/// Whoever read our output has seen enough: `underpass get ... | head`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+async fn dispatch(cli: Cli, console: &mut Console<'_>) -> anyhow::Result<Outcome> {
+    let global = cli.global;
+    match cli.command {
+        Command::Apply { files } => apply::run(&global, &files, console).await,
+        Command::Get { kind, list } => get::run(&global, &kind, &list, console).await,
+        Command::Delete { kind, names, files, ignore_not_found } => match kind {
+            Some(kind) => delete::by_name(&global, &kind, &names, ignore_not_found, console).await,
+            None => delete::by_file(&global, &files, ignore_not_found, console).await,
+        },
+        Command::Gateway { command } => gateway::run(&global, command, console).await,
+        Command::Tunnel { command } => match command {
+            Some(TunnelCommand::Run(args)) => crate::app::run(args, global).await.map(|()| Outcome::Done),
+            Some(TunnelCommand::Token { node, ttl, uses }) => token::run(&global, &node, ttl, uses, console).await,
+            Some(TunnelCommand::Get(list) | TunnelCommand::List(list)) => {
+                get::run(&global, &KindWord::TUNNEL_NODE, &list, console).await
+            }
+            None => get::run(&global, &KindWord::TUNNEL_NODE, &ListArgs::default(), console).await,
+        },
+        Command::Version { client } => version::run(&global, client, console).await,
+    }
+}
+
+impl GlobalArgs {
+    /// A client for the relay that the kubeconfig names, and the namespace to work in.
+    pub(crate) fn connect(&self) -> anyhow::Result<(Client, String)> {
+        let config = self.load()?;
+        let client = Client::new(&config, self.project.as_ref().map(ProjectName::as_str))?;
+        let namespace = self.namespace.clone().or(config.namespace).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+        Ok((client, namespace))
+    }
+
+    /// The kubeconfig that is in force.
+    pub(crate) fn load(&self) -> anyhow::Result<Kubeconfig> {
+        Ok(kubeconfig::load(&Places::new(self.kubeconfig.as_deref()))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn senseless_command_lines_are_usage_errors() {
+        for line in [
+            "",
+            "apply",
+            "apply -R",
+            "apply -f x --dry-run",
+            "get",
+            "get unicorns",
+            "get gateways x -A",
+            "delete",
+            "delete -f x httproute y",
+            "tunnel token Office",
+            "tunnel token office --ttl soon",
+            "tunnel token office --uses 0",
+            "tunnel run office --token a --token-file b",
+            "get gateways -n Bad_Name",
+            "get gateways -o xml",
+            "gateway routes get",
+        ] {
+            let words = std::iter::once("underpass").chain(line.split_whitespace());
+            let error = Cli::try_parse_from(words).map(|cli| format!("{cli:?}")).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let is_list = matches!(command.get_name(), "list") || path == "underpass tunnel get";
+            assert!(is_list || command.get_after_help().is_some(), "{path}");
+            for child in command.get_subcommands() {
+                check(child, &format!("{path} {}", child.get_name()));
+            }
+        }
+        check(&Cli::command(), "underpass");
+    }
+}
