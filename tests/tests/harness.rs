@@ -1,7 +1,6 @@
 //! The harness against itself: its clients and upstreams agree with nothing between them.
 //!
 //! When a journey fails and these pass, the fault is the relay's or the agent's.
-#![expect(clippy::unwrap_used, reason = "all of this is test code")]
 
 use bytes::Bytes;
 use http::{Method, StatusCode};

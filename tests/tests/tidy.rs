@@ -126,7 +126,7 @@ fn code(line: &str) -> String {
     let (mut quoted, mut escaped, mut previous) = (false, false, ' ');
     for character in line.chars() {
         match character {
-            '"' if !escaped && !(previous == '\'' && !quoted) => quoted = !quoted,
+            '"' if !escaped && (quoted || previous != '\'') => quoted = !quoted,
             '/' if !quoted && previous == '/' => {
                 kept.pop();
                 break;
