@@ -1,1 +1,18 @@
-//! tests
+//! The harness of the journeys: real relay and agent processes, real upstreams, real clients, all on loopback.
+//!
+//! Nothing here knows an internal type of the relay or the agent: it reads what a person would read.
+//! Every wait is for an event and has a deadline; only [`eventually`] looks again and again.
+
+pub mod agent;
+pub mod api;
+pub mod binary;
+pub mod cli;
+pub mod client;
+pub mod digest;
+pub mod eventually;
+pub mod manifest;
+pub mod office;
+pub mod process;
+pub mod relay;
+pub mod upstream;
+pub mod websocket;

@@ -1,0 +1,27 @@
+//! What a user does with Underpass, done with the real programs as processes, and what they may break.
+//!
+//! One module per theme; the harness is this crate's library.
+#![expect(clippy::unwrap_used, reason = "all of this is test code")]
+
+#[path = "journeys/bad_input.rs"]
+mod bad_input;
+#[path = "journeys/bad_token.rs"]
+mod bad_token;
+#[path = "journeys/bodies.rs"]
+mod bodies;
+#[path = "journeys/crowd.rs"]
+mod crowd;
+#[path = "journeys/durability.rs"]
+mod durability;
+#[path = "journeys/first.rs"]
+mod first;
+#[path = "journeys/foreign_clients.rs"]
+mod foreign_clients;
+#[path = "journeys/isolation.rs"]
+mod isolation;
+#[path = "journeys/packet_lane.rs"]
+mod packet_lane;
+#[path = "journeys/protocols.rs"]
+mod protocols;
+#[path = "journeys/restart.rs"]
+mod restart;
