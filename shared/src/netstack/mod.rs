@@ -1,1 +1,209 @@
-//! smoltcp made async.
+//! smoltcp made async: TCP over a lane of whole IP packets, in user space, without a privilege.
+//!
+//! The agent's user mode accepts with it on every port of its own addresses; the relay dials agents with it over the packet
+//! lane. It never names QUIC: packets enter and leave through a [`PacketPort`]. Flows are told apart here, before smoltcp sees
+//! them: each has an interface and a socket set of its own, so that a thousand idle flows cost nothing.
+//!
+//! Journey of a packet: `port` → `driver` → `stack` (checks, demultiplexes) → `live` (one flow's smoltcp) → `flow` (the
+//! application's end); answers the other way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ipnet::IpNet;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+pub use driver::Driver;
+pub use drops::{DropReason, Drops};
+pub use flow::{AcceptError, PendingFlow, TcpFlow};
+pub use port::{PacketPort, PacketReceiver, PacketSender};
+
+use flow::{End, Shared};
+use stack::Stack;
+
+mod driver;
+mod drops;
+mod flow;
+mod live;
+mod port;
+mod replies;
+mod stack;
+mod timers;
+
+/// Dials that wait for the driver; further ones wait at the handle.
+const DIALS_MAX: usize = 64;
+
+/// What a netstack is made from.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The addresses that are this stack's. Every address of a prefix is accepted (see [`PendingFlow::local`]); the address the
+    /// prefix is written with is the one that dials come from and that answers pings. A single address is a /128 or /32. A
+    /// handful: they are searched in order for every packet.
+    pub addresses: Vec<IpNet>,
+    /// The largest packet sent, in bytes; 1280 to 65535, other values are taken as the nearest. Larger ones are still received.
+    /// The stack does not lower it by ICMP: choose what the lane carries.
+    pub mtu: usize,
+    /// Flows and SYNs that exist at one time. Each flow holds 2 × `tcp_buffer` bytes from acceptance or dial until both
+    /// directions are closed.
+    pub flows_max: usize,
+    /// SYNs that wait for a decision or for the peer's confirmation. Further ones are dropped, and the peer repeats them. With 0
+    /// nothing is accepted and every SYN is refused.
+    pub pending_max: usize,
+    /// Bytes of the send and of the receive buffer of a flow; 4 KiB to 16 MiB, other values are taken as the nearest. The
+    /// bandwidth of a flow is at most this much a round trip.
+    pub tcp_buffer: usize,
+    /// Where port numbers and initial sequence numbers come from. Random, and new for each netstack: a peer that knew it could
+    /// forge segments.
+    pub seed: u64,
+}
+
+impl Config {
+    /// A configuration with the default limits.
+    ///
+    /// MTU 1280: what every lane carries (RFC 8200 §5). Buffers of 256 KiB: measured best where round trips are short.
+    pub fn new(addresses: Vec<IpNet>, seed: u64) -> Self {
+        Self { addresses, mtu: 1280, flows_max: 4096, pending_max: 256, tcp_buffer: 256 * 1024, seed }
+    }
+}
+
+/// Why there is no flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// The peer answered RST.
+    #[error("{remote} refused the connection; is a service listening there?")]
+    Refused {
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// The network answered that the peer cannot be reached.
+    #[error("{remote} cannot be reached; is it connected?")]
+    Unreachable {
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// Nobody answered for 30 seconds.
+    #[error("{remote} does not answer")]
+    TimedOut {
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// The stack has no address of the peer's family.
+    #[error("there is no address of our own to reach {remote} from")]
+    NoAddress {
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// Not an address and port that can be dialled: this stack's own, port 0, multicast, loopback.
+    #[error("{remote} is not a peer's address and port")]
+    Target {
+        /// What was to be dialled.
+        remote: SocketAddr,
+    },
+    /// `flows_max` flows exist, or every port to that peer is in use.
+    #[error("the netstack has no room for another flow; wait until some end")]
+    Overloaded,
+    /// The driver has ended.
+    #[error("the netstack has ended")]
+    Closed,
+}
+
+/// How much of the limits is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Flows that hold buffers.
+    pub flows: usize,
+    /// SYNs that wait for a decision.
+    pub pending: usize,
+    /// Closed flows that still acknowledge a repeated FIN; they hold no buffers.
+    pub lingering: usize,
+}
+
+/// The handle of a netstack; clones are the same netstack.
+#[derive(Debug, Clone)]
+pub struct Netstack {
+    shared: Arc<Shared>,
+    dials: mpsc::Sender<Dial>,
+    arrivals: Arc<Mutex<mpsc::Receiver<PendingFlow>>>,
+}
+
+impl Netstack {
+    /// A netstack, where its packets enter and leave, and the future that does its work.
+    ///
+    /// It ends when all handles are dropped and the last flow has ended, when the port is dropped, or when the driver is.
+    pub fn new(mut config: Config) -> (Self, PacketPort, Driver) {
+        config.mtu = config.mtu.clamp(1280, 65535);
+        config.tcp_buffer = config.tcp_buffer.clamp(4 * 1024, 16 * 1024 * 1024);
+        let shared = Arc::new(Shared::new());
+        let (inbound, packets_in) = mpsc::channel(port::QUEUE_PACKETS_MAX);
+        let (packets_out, outbound) = mpsc::channel(port::QUEUE_PACKETS_MAX);
+        let (dials, dials_begun) = mpsc::channel(DIALS_MAX);
+        let (arrived, arrivals) = mpsc::channel(config.pending_max.max(1));
+        let driver = Driver {
+            stack: Stack::new(config, shared.clone()),
+            shared: shared.clone(),
+            inbound: packets_in,
+            outbound: packets_out,
+            dials: dials_begun,
+            arrivals: arrived,
+            started: tokio::time::Instant::now(),
+        };
+        let port = PacketPort::new(inbound, outbound, shared.drops.clone());
+        (Self { shared, dials, arrivals: Arc::new(Mutex::new(arrivals)) }, port, driver)
+    }
+
+    /// Opens a flow to `remote`. Returns when the handshake is complete; dropping the future gives it up with a RST.
+    ///
+    /// # Errors
+    /// [`DialError`]. The time-out of its own is 30 seconds; callers want a shorter one.
+    pub async fn dial(&self, remote: SocketAddr) -> Result<TcpFlow, DialError> {
+        let (reply, answer) = oneshot::channel();
+        self.dials.send(Dial { remote, reply }).await.map_err(|_| DialError::Closed)?;
+        let flow = answer.await.map_err(|_| DialError::Closed)??;
+        match std::future::poll_fn(|cx| flow.poll_established(cx)).await {
+            Ok(()) => Ok(flow),
+            Err(End::Reset | End::Finished) => Err(DialError::Refused { remote }),
+            Err(End::Unreachable) => Err(DialError::Unreachable { remote }),
+            Err(End::TimedOut) => Err(DialError::TimedOut { remote }),
+            Err(End::Aborted) => Err(DialError::Closed),
+        }
+    }
+
+    /// The next SYN to one of our addresses, on whatever port; `None` once the driver has ended. Cancel safe.
+    ///
+    /// Of several callers each SYN goes to one.
+    pub async fn accept(&self) -> Option<PendingFlow> {
+        let mut arrivals = self.arrivals.lock().await;
+        loop {
+            let pending = arrivals.recv().await?;
+            if !pending.is_over() {
+                return Some(pending);
+            }
+        }
+    }
+
+    /// How many packets were dropped so far, by reason.
+    pub fn drops(&self) -> Drops {
+        self.shared.drops.snapshot()
+    }
+
+    /// How many flows there are. At most one round of the driver old.
+    pub fn load(&self) -> Load {
+        let load = &self.shared.load;
+        Load {
+            flows: load.flows.load(Ordering::Relaxed),
+            pending: load.pending.load(Ordering::Relaxed),
+            lingering: load.lingering.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A dial on its way to the driver.
+#[derive(Debug)]
+struct Dial {
+    remote: SocketAddr,
+    reply: oneshot::Sender<Result<TcpFlow, DialError>>,
+}
+
+#[cfg(test)]
+mod tests;

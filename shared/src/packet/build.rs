@@ -1,6 +1,8 @@
 //! Packets for tests, written out byte by byte so that they share no code with the views they check.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::protocol;
 
 /// An IPv6 packet with `payload` behind the fixed header.
 pub(crate) fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
@@ -44,4 +46,75 @@ pub(crate) fn seal(packet: &mut [u8]) {
     let folded = (total & 0xffff) + (total >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     packet[10..12].copy_from_slice(&(!u16::try_from(folded).unwrap()).to_be_bytes());
+}
+
+/// FIN, SYN, RST and ACK as they stand in a TCP header.
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
+
+/// A TCP segment of either IP version, without options, window 65535.
+pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, (seq, ack): (u32, u32), flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut body = [&from.port().to_be_bytes()[..], &to.port().to_be_bytes()].concat();
+    body.extend(seq.to_be_bytes());
+    body.extend(ack.to_be_bytes());
+    body.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    body.extend(payload);
+    transport((from.ip(), to.ip()), protocol::TCP, 16, &mut body)
+}
+
+/// A UDP datagram of either IP version.
+pub(crate) fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut body = [&from.port().to_be_bytes()[..], &to.port().to_be_bytes()].concat();
+    body.extend(u16::try_from(payload.len() + 8).unwrap().to_be_bytes());
+    body.extend([0, 0]);
+    body.extend(payload);
+    transport((from.ip(), to.ip()), protocol::UDP, 6, &mut body)
+}
+
+/// An ICMP message; for IPv4 the checksum has no pseudo header.
+pub(crate) fn icmp(from: IpAddr, to: IpAddr, kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {
+    let mut body = [&[kind, code, 0, 0][..], rest].concat();
+    match from {
+        IpAddr::V6(_) => transport((from, to), protocol::ICMPV6, 2, &mut body),
+        IpAddr::V4(_) => {
+            let checksum = !folded_sum(&body);
+            body[2..4].copy_from_slice(&checksum.to_be_bytes());
+            ip((from, to), protocol::ICMP, &body)
+        }
+    }
+}
+
+/// Seals `body` with the checksum at `at` over the pseudo header (RFC 8200 §8.1, RFC 9293 §3.1) and wraps it.
+fn transport(ends: (IpAddr, IpAddr), number: u8, at: usize, body: &mut [u8]) -> Vec<u8> {
+    let mut covered = match ends {
+        (IpAddr::V6(from), IpAddr::V6(to)) => [from.octets(), to.octets()].concat(),
+        (IpAddr::V4(from), IpAddr::V4(to)) => [from.octets(), to.octets()].concat(),
+        _ => panic!("both ends are of one family"),
+    };
+    covered.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+    covered.extend([0, 0, 0, number]);
+    covered.extend(&*body);
+    body[at..at + 2].copy_from_slice(&(!folded_sum(&covered)).to_be_bytes());
+    ip(ends, number, body)
+}
+
+fn ip(ends: (IpAddr, IpAddr), number: u8, body: &[u8]) -> Vec<u8> {
+    match ends {
+        (IpAddr::V6(from), IpAddr::V6(to)) => ipv6(from, to, number, 64, body),
+        (IpAddr::V4(from), IpAddr::V4(to)) => ipv4((from, to), number, 64, &[], body),
+        _ => panic!("both ends are of one family"),
+    }
+}
+
+fn folded_sum(bytes: &[u8]) -> u16 {
+    let mut total: u64 = 0;
+    for word in bytes.chunks(2) {
+        total += (u64::from(word[0]) << 8) + u64::from(word.get(1).copied().unwrap_or(0));
+    }
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    u16::try_from(total).unwrap()
 }

@@ -1,0 +1,86 @@
+//! Where whole IP packets enter and leave a netstack.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::DropReason;
+use super::drops::Counters;
+
+/// Packets that wait to be read by the driver, and packets that wait to be read by the owner, at most.
+///
+/// At the default MTU 1.3 MB; four full windows of 256 KiB fit, so a burst of one flow loses nothing.
+pub(super) const QUEUE_PACKETS_MAX: usize = 1024;
+
+/// Both ends of the packet lane. Dropping either half ends the netstack, as pulling a cable out would.
+#[derive(Debug)]
+pub struct PacketPort {
+    inbound: PacketSender,
+    outbound: PacketReceiver,
+}
+
+impl PacketPort {
+    pub(super) fn new(inbound: mpsc::Sender<Bytes>, outbound: mpsc::Receiver<BytesMut>, drops: Arc<Counters>) -> Self {
+        Self { inbound: PacketSender { queue: inbound, drops }, outbound: PacketReceiver { queue: outbound } }
+    }
+
+    /// As [`PacketSender::push`].
+    pub fn push(&self, packet: impl Into<Bytes>) -> bool {
+        self.inbound.push(packet)
+    }
+
+    /// As [`PacketReceiver::recv`].
+    pub async fn recv(&mut self) -> Option<BytesMut> {
+        self.outbound.recv().await
+    }
+
+    /// The two halves, for two tasks.
+    pub fn split(self) -> (PacketSender, PacketReceiver) {
+        (self.inbound, self.outbound)
+    }
+}
+
+/// Packets into the netstack. The netstack ends when the last clone is gone.
+#[derive(Debug, Clone)]
+pub struct PacketSender {
+    queue: mpsc::Sender<Bytes>,
+    drops: Arc<Counters>,
+}
+
+impl PacketSender {
+    /// Hands over one whole IP packet, of any content. Never waits.
+    ///
+    /// At 1024 packets that the driver has not read the packet is dropped and counted ([`DropReason::InboundFull`]). False once
+    /// the driver has ended.
+    pub fn push(&self, packet: impl Into<Bytes>) -> bool {
+        match self.queue.try_send(packet.into()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.drops.count(DropReason::InboundFull);
+                true
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+/// Packets out of the netstack.
+#[derive(Debug)]
+pub struct PacketReceiver {
+    queue: mpsc::Receiver<BytesMut>,
+}
+
+impl PacketReceiver {
+    /// The next packet to send, or `None` once the driver has ended. Cancel safe.
+    ///
+    /// At most 1024 packets wait here; then the flows wait, and nothing is lost.
+    pub async fn recv(&mut self) -> Option<BytesMut> {
+        self.queue.recv().await
+    }
+
+    /// Adds up to `limit` packets to `batch` and returns how many; 0 once the driver has ended. Cancel safe.
+    pub async fn recv_many(&mut self, batch: &mut Vec<BytesMut>, limit: usize) -> usize {
+        self.queue.recv_many(batch, limit).await
+    }
+}
