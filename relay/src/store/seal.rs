@@ -77,7 +77,7 @@ impl Sealer {
             Err(error) => return Err(fail(error)),
         }
         let text = fs::read_to_string(&path).map_err(fail)?;
-        let key = parse(text.trim()).ok_or_else(|| KeyError::Damaged(path))?;
+        let key = parse(text.trim()).ok_or(KeyError::Damaged(path))?;
         Ok(Self::new(&key))
     }
 

@@ -46,7 +46,7 @@ struct Model {
     records: BTreeMap<u8, u8>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct ModelObject {
     revision: u64,
     generation: i64,
@@ -65,7 +65,7 @@ enum Verdict {
 
 impl Model {
     fn checked(&self, name: u8, expected: Option<u8>) -> Result<ModelObject, Verdict> {
-        let object = self.objects.get(&name).cloned().ok_or(Verdict::Missing)?;
+        let object = self.objects.get(&name).copied().ok_or(Verdict::Missing)?;
         match expected {
             Some(expected) if u64::from(expected) != object.revision => Err(Verdict::Conflict),
             _ => Ok(object),

@@ -1,0 +1,74 @@
+//! Reading identities out of certificates, and the TLS settings of the API port.
+
+use std::sync::Arc;
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::CertificateDer,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use underpass_shared::identity::Identity;
+
+use super::{Authority, Certified};
+
+/// Why a certificate that our CA signed has no identity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityFault {
+    #[error("the certificate cannot be read")]
+    Unreadable,
+    #[error("the certificate carries no identity of this system, or more than one")]
+    NotOne,
+}
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("the CA cannot verify clients")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    #[error("the certificate cannot be served")]
+    Certificate(#[from] rustls::Error),
+}
+
+/// Who `certificate` says its holder is. Only for certificates that were verified against the CA.
+///
+/// # Errors
+/// See [`IdentityFault`].
+pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, IdentityFault> {
+    let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|_| IdentityFault::Unreadable)?;
+    let mut names = parsed.valid_uri_names();
+    match (names.next(), names.next()) {
+        (Some(name), None) => name.parse().map_err(|_| IdentityFault::NotOne),
+        _ => Err(IdentityFault::NotOne),
+    }
+}
+
+/// The one cryptographic provider of this program.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Verifies client certificates against the CA, where a client shows one.
+///
+/// # Errors
+/// [`TlsError::Verifier`], which a CA of ours does not cause.
+pub fn optional_clients(authority: &Authority) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.ca_der().clone())?;
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    Ok(builder.allow_unauthenticated().build()?)
+}
+
+/// TLS for the API port: HTTP/1.1 and HTTP/2, client certificates verified where shown, no tickets across starts.
+///
+/// # Errors
+/// [`TlsError`], when `certified` does not fit together.
+pub fn api_config(authority: &Authority, certified: &Certified) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(optional_clients(authority)?)
+        .with_single_cert(certified.chain.clone(), certified.key.clone_key())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
