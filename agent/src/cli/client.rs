@@ -405,6 +405,7 @@ mod tests {
     use super::*;
     use crate::cli::{
         Outcome,
+        kubeconfig::{self, Places},
         testing::{Authority, Relay},
     };
 
@@ -510,16 +511,34 @@ mod tests {
         );
     }
 
+    fn client(relay: &Relay) -> (Client, String) {
+        let file = kubeconfig(relay, &format!("https://{}", relay.address));
+        let config = kubeconfig::load(&Places::new(Some(file.as_ref()))).unwrap();
+        let client = Client::new(&config, None).unwrap();
+        let info = Kind::TunnelNode.info();
+        let path = client.path(info, info.api_versions[0], None, None);
+        (client, path)
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_does_not_answer_is_not_waited_for_forever() {
+        let relay = Relay::start().await;
+        let (mut silent, path) = client(&relay);
+        silent.get(&path).await.unwrap();
+        relay.fall_silent();
+        tokio::time::pause();
+        let text = silent.get(&path).await.unwrap_err().to_string();
+        assert_eq!(text, format!("the relay at https://{} did not answer within 60 s", relay.address));
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        kubeconfig(&relay, &format!("https://{}", listener.local_addr().unwrap()));
+        assert!(error(&relay).await.contains("cannot reach the relay's API: no answer within 10 s"));
+    }
+
     #[tokio::test]
     async fn a_closed_connection_is_made_anew() {
         let relay = Relay::start().await;
-        let config = super::super::kubeconfig::load(&super::super::kubeconfig::Places::new(Some(
-            kubeconfig(&relay, &format!("https://{}", relay.address)).as_ref(),
-        )))
-        .unwrap();
-        let mut client = Client::new(&config, None).unwrap();
-        let info = Kind::TunnelNode.info();
-        let path = client.path(info, info.api_versions[0], None, None);
+        let (mut client, path) = client(&relay);
         client.get(&path).await.unwrap();
         client.connection.as_ref().unwrap().driver.abort();
         while !client.connection.as_ref().unwrap().driver.is_finished() {

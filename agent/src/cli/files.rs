@@ -24,7 +24,7 @@ pub struct FileArgs {
     /// File or directory of manifests (.yaml, .yml, .json), or - for standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub filenames: Vec<PathBuf>,
-    /// Descend into subdirectories
+    /// Descend into subdirectories; hidden files and linked directories are left out
     #[arg(short = 'R', long, requires = "filenames")]
     pub recursive: bool,
 }

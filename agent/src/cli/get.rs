@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::Value;
 use underpass_shared::resource::kind::{Kind, KindInfo, Scope};
 
@@ -19,7 +19,7 @@ use crate::clock;
 #[derive(Debug, Clone, Default, Args)]
 pub struct ListArgs {
     /// Names; all resources when left out
-    #[arg(value_name = "NAME", conflicts_with = "all_namespaces")]
+    #[arg(value_name = "NAME", conflicts_with = "all_namespaces", value_parser = NonEmptyStringValueParser::new())]
     pub names: Vec<String>,
     /// How to print them
     #[arg(short, long, value_enum, default_value_t)]

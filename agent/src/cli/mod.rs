@@ -27,7 +27,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use underpass_shared::identity::{NodeName, ProjectName};
 
 use self::{
@@ -47,7 +47,6 @@ const DEFAULT_NAMESPACE: &str = "default";
 #[command(
     name = "underpass",
     version,
-    propagate_version = true,
     after_help = "Examples:\n  \
         underpass apply -f office.yaml               create a TunnelNode, a Backend, an HTTPRoute\n  \
         underpass tunnel token office                what the office host needs to join\n  \
@@ -83,7 +82,10 @@ fn namespace(text: &str) -> Result<String, String> {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create or change the resources that files describe
-    #[command(group(ArgGroup::new("input").args(["filenames"]).required(true)))]
+    #[command(
+        override_usage = "underpass apply -f FILE|DIRECTORY|- [-f ...] [-R]",
+        group(ArgGroup::new("input").args(["filenames"]).required(true))
+    )]
     #[command(after_help = "Everything is read and checked before anything is sent.\n\nExamples:\n  \
         underpass apply -f backend.yaml -f route.yaml\n  \
         underpass apply -f manifests/ -R\n  \
@@ -105,15 +107,18 @@ pub enum Command {
         list: ListArgs,
     },
     /// Delete resources
-    #[command(after_help = "Examples:\n  \
+    #[command(
+        override_usage = "underpass delete KIND NAME... [--ignore-not-found]\n       underpass delete -f FILE [-R] [--ignore-not-found]",
+        after_help = "Examples:\n  \
         underpass delete httproute web\n  \
-        underpass delete -f manifests/ --ignore-not-found")]
+        underpass delete -f manifests/ --ignore-not-found"
+    )]
     Delete {
         /// What kind of resource; also KIND/NAME
         #[arg(value_name = "KIND", required_unless_present = "filenames", conflicts_with = "filenames")]
         kind: Option<KindWord>,
         /// Names of resources
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
         names: Vec<String>,
         #[command(flatten)]
         files: FileArgs,
@@ -158,7 +163,9 @@ pub enum GatewayCommand {
     /// Show a gateway, its listeners, and every attached route
     #[command(after_help = "Example:\n  underpass gateway get default")]
     Get {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
+        /// How to print it
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
@@ -185,8 +192,9 @@ pub enum RoutesCommand {
     #[command(after_help = "Example:\n  underpass gateway routes get http/web")]
     Get {
         /// http/NAME
-        #[arg(value_name = "TYPE/NAME")]
+        #[arg(value_name = "TYPE/NAME", value_parser = NonEmptyStringValueParser::new())]
         route: String,
+        /// How to print it
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
@@ -204,7 +212,7 @@ pub enum TunnelCommand {
     Token {
         /// The TunnelNode that the agent will serve
         node: NodeName,
-        /// How long the token is good for
+        /// How long the token is good for: 90s, 15m, 1h, 7d
         #[arg(long, default_value = "1h", value_parser = duration::parse)]
         ttl: std::time::Duration,
         /// How many agents may use it

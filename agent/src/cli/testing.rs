@@ -71,6 +71,7 @@ struct State {
     requests: Vec<String>,
     last_body: Value,
     warning: Option<String>,
+    is_silent: bool,
 }
 
 pub(crate) struct Relay {
@@ -170,6 +171,11 @@ impl Relay {
         self.state.lock().unwrap().warning = Some(format!("299 - \"{}\"", text.replace('"', "\\\"")));
     }
 
+    /// Answers nothing any more.
+    pub(crate) fn fall_silent(&self) {
+        self.state.lock().unwrap().is_silent = true;
+    }
+
     pub(crate) fn put(&self, path: &str, object: &Value) {
         self.state.lock().unwrap().objects.insert(path.to_owned(), object.clone());
     }
@@ -219,6 +225,9 @@ async fn handle(request: Request<Incoming>, state: &Mutex<State>) -> Result<Resp
     let (head, body) = request.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    if state.lock().unwrap().is_silent {
+        return std::future::pending().await;
+    }
     let mut state = state.lock().unwrap();
     let path = head.uri.path().to_owned();
     let key = format!("{} {path}", head.method);

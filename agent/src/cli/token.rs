@@ -10,7 +10,13 @@ use underpass_shared::{
     resource::kind::Kind,
 };
 
-use super::{GlobalArgs, Outcome, client::Client, duration, print::Console, status::ApiError};
+use super::{
+    GlobalArgs, Outcome,
+    client::Client,
+    duration,
+    print::{Console, clean_line},
+    status::ApiError,
+};
 
 /// A token as the relay gave it.
 #[derive(Debug)]
@@ -66,8 +72,9 @@ pub(crate) async fn run(
         name => format!(" --project {name}"),
     };
     console.note(&format!(
-        "This token lets {agents} join `{node}` until {expires_at} (in {}). Keep it secret. On the agent's host, with the \
+        "This token lets {agents} join `{node}` until {} (in {}). Keep it secret. On the agent's host, with the \
          token in a file:\n  underpass tunnel run {node}{project} --token-file FILE",
+        clean_line(&expires_at),
         duration::text(ttl)
     ))?;
     Ok(Outcome::Done)
