@@ -12,6 +12,9 @@ use super::{
     varint,
 };
 
+/// Path of an IP session that is not limited to a target or a protocol (RFC 9484 §3, §4.4).
+pub const PATH: &str = "/.well-known/masque/ip/*/*/";
+
 /// Which rule of RFC 9484 §4.7 a capsule breaks. The request stream is aborted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectIpError {

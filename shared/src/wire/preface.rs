@@ -37,6 +37,11 @@ pub const VERSIONS_SUPPORTED: [u64; 1] = [1];
 /// The request header by which an agent offers the lane, `1` or `2, 1`; the relay answers with the version it chose.
 pub const LANE_HEADER: &str = "underpass-stream-lane";
 
+/// Reset and stop code of a flow that its user dropped before both directions were done.
+pub const CODE_ABANDONED: u64 = 0x2f4b_5d10;
+/// Reset and stop code of a stream whose preface or answer cannot be read, be it malformed or of an unknown version.
+pub const CODE_NOT_UNDERSTOOD: u64 = 0x2f4b_5d11;
+
 /// The longest preface in bytes; an answer is shorter.
 pub const PREFACE_BYTES_MAX: usize = 1 << 10;
 /// The longest host in bytes (RFC 1035 §2.3.4, as text).
