@@ -26,7 +26,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    digest::{Pieces, Sha256},
+    digest::{PIECE_BYTES, Pieces, Sha256},
     eventually::{PATIENCE, within},
 };
 
@@ -197,6 +197,18 @@ pub async fn digest(mut body: Incoming) -> anyhow::Result<String> {
     Ok(sha.finish())
 }
 
+/// Reads a body to its end and gives its length.
+///
+/// # Errors
+/// When it is cut.
+pub async fn discard(mut body: Incoming) -> anyhow::Result<u64> {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        length += frame.context("the body is cut")?.data_ref().map_or(0, Bytes::len) as u64;
+    }
+    Ok(length)
+}
+
 #[must_use]
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
@@ -211,6 +223,18 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 #[must_use]
 pub fn pieces(pieces: Pieces) -> Body {
     StreamBody::new(stream::iter(pieces.map(|piece| Ok(Frame::data(piece))))).boxed_unsync()
+}
+
+/// A body of `length` zeros, which cost nothing to make, without a declared length.
+#[must_use]
+pub fn zeros(length: u64) -> Body {
+    static PIECE: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
+    let pieces = (0..length.div_ceil(PIECE_BYTES as u64)).map(move |at| {
+        let left = length - at * PIECE_BYTES as u64;
+        let size = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        Ok(Frame::data(Bytes::from_static(&PIECE[..size])))
+    });
+    StreamBody::new(stream::iter(pieces)).boxed_unsync()
 }
 
 async fn tls_stream(gateway: SocketAddr, host: &str, offer: &[&str]) -> anyhow::Result<TlsStream<TcpStream>> {

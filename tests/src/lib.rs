@@ -8,6 +8,7 @@ pub mod api;
 pub mod binary;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod digest;
 pub mod eventually;
 pub mod manifest;

@@ -19,7 +19,7 @@ use tokio_tungstenite::{
 
 use super::State;
 use crate::{
-    client::{Body, digest, full, pieces},
+    client::{Body, digest, discard, full, pieces, zeros},
     digest::{Pieces, Sha256},
 };
 
@@ -52,6 +52,15 @@ pub(super) async fn answer(request: Request<Incoming>, state: Arc<State>) -> Res
         "bytes" => sized(number),
         "digest" => match digest(request.into_body()).await {
             Ok(digest) => Response::new(full(digest)),
+            Err(error) => plain(StatusCode::BAD_REQUEST, error.to_string()),
+        },
+        "zeros" => {
+            let mut response = Response::new(zeros(number));
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(number));
+            response
+        }
+        "sink" => match discard(request.into_body()).await {
+            Ok(length) => Response::new(full(length.to_string())),
             Err(error) => plain(StatusCode::BAD_REQUEST, error.to_string()),
         },
         "events" => events(number, "text/event-stream", state),

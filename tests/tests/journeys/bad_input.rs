@@ -50,7 +50,7 @@ async fn malformed_yaml_is_refused_with_its_line() {
 #[tokio::test]
 async fn a_manifest_that_is_no_object_is_refused() {
     for manifest in ["just words\n", "- a\n- list\n", "42\n"] {
-        expect_refused(manifest, &["object"]).await;
+        expect_refused(manifest, &["not a map", "line 1"]).await;
     }
 }
 

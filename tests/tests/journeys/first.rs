@@ -1,6 +1,6 @@
 //! The main job, and each way in which a request finds nobody: the status and a body that says which.
 
-use std::net::TcpListener;
+use std::net::{Ipv6Addr, TcpListener};
 
 use http::StatusCode;
 use underpass_tests::{
@@ -52,6 +52,22 @@ async fn a_fresh_project_has_its_default_objects_and_the_cli_shows_them() {
         let shown = cli.run(arguments).await.expect_success();
         assert!(shown.contains(wanted), "`underpass {}` shows {wanted}: {shown}", arguments.join(" "));
     }
+}
+
+#[tokio::test]
+async fn an_agents_address_lies_in_its_nodes_prefix_and_the_status_shows_both() {
+    let office = Office::open().await;
+    let node = office.relay.api().get("/apis/core.apoxy.dev/v1alpha/tunnelnodes/office").await;
+    let prefix = node["status"]["prefix"].as_str().unwrap();
+    let network: Ipv6Addr = prefix.strip_suffix("/64").unwrap().parse().unwrap();
+    let address = office.connected.address;
+    assert_eq!(network.segments()[..4], address.segments()[..4], "{address} in {prefix}");
+    assert_eq!(address.octets()[8], 0, "RFC 6052 §2.2");
+    assert_ne!(address.octets()[9..12], [0; 3], "an agent's number is never 0");
+    assert_eq!(address.octets()[12..], [0, 0, 0, 1]);
+    assert_eq!(node["status"]["agents"][0]["agentAddress"], address.to_string());
+    let dialled = office.relay.addresses.tunnel;
+    assert_eq!((office.connected.relay, &node["status"]["addresses"][0]), (dialled, &dialled.to_string().into()));
 }
 
 #[tokio::test]
