@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use underpass_shared::identity::ProjectName;
 
 /// What the operator allows, and what is the relay's own.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DialPolicy {
     /// Private ranges that Backends may name (`--allow-backend`).
     pub allow_backends: Vec<IpNet>,

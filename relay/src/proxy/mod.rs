@@ -1,3 +1,225 @@
 //! One request's life, in reading order: what the client asked, whom we ask for it, what came back, what we remember.
+//!
+//! [`Routing`] is shared by all workers; each worker has a [`Proxy`] of its own, with its own pool of connections.
+//! Journey A passes from `listener` through [`Proxy::handle`] to `tunnel` or to a socket.
 
+pub mod answer;
+pub mod body;
+mod dial;
+mod headers;
 pub mod may_dial;
+mod path;
+mod record;
+mod request;
+mod upgrade;
+pub mod upstream;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
+use hyper::body::{Body, Incoming};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    answer::Failure,
+    body::{RequestBody, ResponseBody},
+    may_dial::DialPolicy,
+    record::Record,
+    request::Asked,
+    upstream::{Pool, Reply},
+};
+use crate::{
+    route::{
+        matcher::Head,
+        table::{Miss, Scheme, Table},
+        target::{Choice, Protocol, Upstream},
+    },
+    tunnel::Tunnels,
+};
+
+/// What all workers share: the table of the day, and what may be dialled. Swapped whole, never locked.
+#[derive(Debug)]
+pub struct Routing {
+    pub table: ArcSwap<Table>,
+    pub dial_policy: ArcSwap<DialPolicy>,
+    pub tunnels: Tunnels,
+}
+
+impl Routing {
+    /// An empty table: everything is answered 404.
+    #[must_use]
+    pub fn new(tunnels: Tunnels, dial_policy: DialPolicy) -> Self {
+        Self { table: ArcSwap::default(), dial_policy: ArcSwap::from_pointee(dial_policy), tunnels }
+    }
+}
+
+/// Who asks, and where they came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    pub address: SocketAddr,
+    /// The listener's port as Gateways name it.
+    pub port: u16,
+    pub scheme: Scheme,
+}
+
+/// One worker's half of the gateway that faces the backends.
+#[derive(Debug)]
+pub struct Proxy {
+    routing: Arc<Routing>,
+    pool: Arc<Pool>,
+    tasks: TaskTracker,
+    cut: CancellationToken,
+}
+
+impl Proxy {
+    /// Upgraded connections live on `tasks` and end at the latest when `cut` is cancelled.
+    #[must_use]
+    pub fn new(routing: Arc<Routing>, tasks: TaskTracker, cut: CancellationToken) -> Self {
+        Self { pool: Pool::new(routing.clone()), routing, tasks, cut }
+    }
+
+    /// Serves one request. Every failure becomes an answer that says what is wrong.
+    pub async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<ResponseBody> {
+        let mut record = Record::new(request.method(), client);
+        let version = request.version();
+        match self.serve(request, client, &mut record).await {
+            Ok(response) => {
+                record.answered(response.status());
+                let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+                // An upgraded connection keeps its record until the bytes end.
+                if upgraded { response } else { response.map(|body| body.recorded(record)) }
+            }
+            Err(failure) => {
+                record.failed(&failure);
+                failure.response(version).map(|body| body.recorded(record))
+            }
+        }
+    }
+
+    async fn serve(
+        &self,
+        mut request: Request<Incoming>,
+        client: Client,
+        record: &mut Record,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let upgrade = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, incoming) = request.into_parts();
+        let asked = request::check(&parts)?;
+        let upstream = choose(&self.routing.table.load(), &asked, &parts, client, record)?;
+        if upgrade.is_some() && upstream.protocol != Protocol::Http1 {
+            return Err(Failure::UpgradeUnsupported);
+        }
+
+        let bodiless = incoming.is_end_stream();
+        let replay = bodiless && parts.method.is_idempotent();
+        let trailers = headers::forward_request(&mut parts.headers, &asked, client);
+        prepare(&mut parts, &asked, upstream.protocol, bodiless, trailers)?;
+        if upgrade.is_some() {
+            upgrade::ask(&mut parts.headers);
+        }
+        let meter = record.meter();
+        let body = if bodiless { RequestBody::Empty } else { RequestBody::stream(incoming, meter.clone()) };
+        let request = Request::from_parts(parts, body);
+        let reply = self.pool.send(&upstream, client.address, request, replay, &meter).await?;
+        self.pass_back(reply, upgrade, record)
+    }
+
+    fn pass_back(
+        &self,
+        reply: Reply,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        record: &mut Record,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let Reply { mut response, lease } = reply;
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            let client = upgrade.filter(|_| upgrade::granted(&response)).ok_or(Failure::UnaskedUpgrade)?;
+            let backend = hyper::upgrade::on(&mut response);
+            let (mut parts, _) = response.into_parts();
+            headers::forward_response(&mut parts.headers);
+            upgrade::ask(&mut parts.headers);
+            let record = std::mem::take(record);
+            self.tasks.spawn(upgrade::join(client, backend, record, self.cut.clone()));
+            return Ok(Response::from_parts(plain(parts), ResponseBody::empty()));
+        }
+        let doubtful = response.headers().contains_key(header::TRANSFER_ENCODING)
+            && response.headers().contains_key(header::CONTENT_LENGTH);
+        if doubtful {
+            return Err(Failure::Framing);
+        }
+        let (mut parts, incoming) = response.into_parts();
+        headers::forward_response(&mut parts.headers);
+        Ok(Response::from_parts(plain(parts), ResponseBody::stream(incoming, lease)))
+    }
+}
+
+/// The endpoint to ask. The table is borrowed for no longer, so that a long response does not keep an old one alive.
+fn choose(
+    table: &Table,
+    asked: &Asked,
+    parts: &Parts,
+    client: Client,
+    record: &mut Record,
+) -> Result<Arc<Upstream>, Failure> {
+    let (path, query) = (asked.path_and_query.path(), asked.path_and_query.query());
+    let head =
+        Head { port: client.port, host: &asked.host, method: &parts.method, path, query, headers: &parts.headers };
+    let selection = table.select(&head).map_err(|miss| match miss {
+        Miss::Host => Failure::UnknownHost { host: asked.host.clone() },
+        Miss::Rule => Failure::NoRule { host: asked.host.clone(), path: path.to_owned() },
+    })?;
+    match selection.rule.choose(rand::random()) {
+        Choice::Upstream { backend, upstream } => {
+            record.chose(selection.rule, Some(backend));
+            Ok(upstream.clone())
+        }
+        Choice::Answer { backend, status, text } => {
+            record.chose(selection.rule, backend);
+            Err(Failure::Unresolved { status, text: text.to_owned() })
+        }
+    }
+}
+
+/// The version is a matter of each connection.
+fn plain(mut parts: response::Parts) -> response::Parts {
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    parts
+}
+
+/// Makes the head one that the upstream's protocol can carry.
+fn prepare(
+    parts: &mut Parts,
+    asked: &Asked,
+    protocol: Protocol,
+    bodiless: bool,
+    trailers: bool,
+) -> Result<(), Failure> {
+    let authority = HeaderValue::from_str(asked.authority.as_str()).map_err(|_| Failure::Internal)?;
+    parts.extensions.clear();
+    if trailers {
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let mut uri = http::uri::Parts::default();
+    uri.path_and_query = Some(asked.path_and_query.clone());
+    match protocol {
+        Protocol::Http1 => {
+            parts.version = Version::HTTP_11;
+            parts.headers.insert(header::HOST, authority);
+            if trailers {
+                parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            }
+            // Without it the body of a GET would be left out.
+            if !bodiless && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+                parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+        Protocol::H2c => {
+            parts.version = Version::HTTP_2;
+            uri.scheme = Some(http::uri::Scheme::HTTP);
+            uri.authority = Some(asked.authority.clone());
+        }
+    }
+    parts.uri = http::Uri::from_parts(uri).map_err(|_| Failure::Internal)?;
+    Ok(())
+}

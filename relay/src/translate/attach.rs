@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use underpass_shared::resource::{gateway::Gateway, http_route::ParentReference};
+use underpass_shared::{identity::ProjectName, resource::http_route::ParentReference};
 
 use super::{
     Place, ProjectSnapshot, Snapshot, class_names,
@@ -20,22 +20,26 @@ use crate::route::{
 ///
 /// Parents of other groups, and Gateways of other controllers, are not ours to speak of.
 pub(super) fn find_listeners<'a>(snapshot: &Snapshot, gateways: &[Placed<'_>], routes: &mut [Compiled<'a>]) {
+    let others: BTreeSet<(&ProjectName, Place<'_>)> =
+        snapshot.projects.iter().flat_map(|(project, objects)| others_gateways(project, objects)).collect();
     for route in routes {
         let references: &'a [ParentReference] = &route.route.spec.parent_refs;
-        let objects = snapshot.projects.get(route.project);
-        let others: BTreeSet<Place<'_>> =
-            objects.into_iter().flat_map(others_gateways).map(|gateway| Place::of(&gateway.metadata)).collect();
         let ours = references.iter().filter(|reference| {
-            is_gateway_group(reference.group.as_deref()) && !others.contains(&place_of(reference, route))
+            is_gateway_group(reference.group.as_deref())
+                && !others.contains(&(route.project, place_of(reference, route)))
         });
         route.parents =
             ours.map(|reference| Parent { reference, outcome: outcome(gateways, route, reference) }).collect();
     }
 }
 
-fn others_gateways(objects: &ProjectSnapshot) -> impl Iterator<Item = &Gateway> {
+fn others_gateways<'a>(
+    project: &'a ProjectName,
+    objects: &'a ProjectSnapshot,
+) -> impl Iterator<Item = (&'a ProjectName, Place<'a>)> {
     let (ours, _) = class_names(objects);
-    objects.gateways.iter().filter(move |gateway| !ours.contains(&*gateway.spec.gateway_class_name))
+    let others = objects.gateways.iter().filter(move |gateway| !ours.contains(&*gateway.spec.gateway_class_name));
+    others.map(move |gateway| (project, Place::of(&gateway.metadata)))
 }
 
 fn place_of<'a>(reference: &'a ParentReference, route: &Compiled<'a>) -> Place<'a> {

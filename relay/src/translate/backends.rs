@@ -1,6 +1,7 @@
 //! Backends: what their endpoints mean, and what a route's reference to one resolves to.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -140,17 +141,30 @@ pub(super) struct Unresolved {
     pub message: String,
 }
 
+/// One project's Backends by place, for the routes that refer to them.
+#[derive(Debug)]
+pub(super) struct Index<'a> {
+    project: &'a ProjectName,
+    backends: BTreeMap<Place<'a>, &'a Backend>,
+    settings: &'a Settings,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(project: &'a ProjectName, objects: &'a ProjectSnapshot, settings: &'a Settings) -> Self {
+        let backends = objects.backends.iter().map(|backend| (Place::of(&backend.metadata), backend)).collect();
+        Self { project, backends, settings }
+    }
+}
+
 /// What `reference`, written in a route of `namespace`, stands for.
 pub(super) fn resolve(
-    project: &ProjectName,
-    objects: &ProjectSnapshot,
+    index: &Index<'_>,
     namespace: &str,
     reference: &HttpBackendRef,
-    settings: &Settings,
 ) -> (target::Backend, Option<Unresolved>) {
     let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
     let name: Arc<str> = place.to_string().into();
-    let (target, unresolved) = match find(project, objects, namespace, reference, settings) {
+    let (target, unresolved) = match find(index, namespace, reference) {
         Ok(upstreams) => (Target::Upstreams(upstreams), None),
         Err(unresolved) => {
             let text = format!("backend {name} of the route is not usable: {}", unresolved.message).into();
@@ -160,13 +174,7 @@ pub(super) fn resolve(
     (target::Backend { name, weight: reference.weight, target }, unresolved)
 }
 
-fn find(
-    project: &ProjectName,
-    objects: &ProjectSnapshot,
-    namespace: &str,
-    reference: &HttpBackendRef,
-    settings: &Settings,
-) -> Result<Vec<Arc<Upstream>>, Unresolved> {
+fn find(index: &Index<'_>, namespace: &str, reference: &HttpBackendRef) -> Result<Vec<Arc<Upstream>>, Unresolved> {
     let unresolved = |reason, message| Unresolved { reason, message };
     check_kind(reference)?;
     let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
@@ -174,7 +182,7 @@ fn find(
         let message = format!("{place} is in another namespace, and ReferenceGrants are not supported yet");
         return Err(unresolved("RefNotPermitted", message));
     }
-    let backend = objects.backends.iter().find(|backend| Place::of(&backend.metadata) == place);
+    let backend = index.backends.get(&place);
     let backend = backend.ok_or_else(|| unresolved("BackendNotFound", format!("Backend {place} does not exist")))?;
     let port = reference.port.filter(|&port| port != 0);
     let port = port.ok_or_else(|| unresolved("UnsupportedValue", format!("the reference to {place} has no port")))?;
@@ -182,8 +190,8 @@ fn find(
         backend::Protocol::Plain => Protocol::Http1,
         backend::Protocol::H2c => Protocol::H2c,
     };
-    let readable = backend.spec.endpoints.iter().filter_map(|endpoint| read(endpoint, settings).ok());
-    let upstreams: Vec<_> = readable.map(|form| Arc::new(form.upstream(project, port, protocol))).collect();
+    let readable = backend.spec.endpoints.iter().filter_map(|endpoint| read(endpoint, index.settings).ok());
+    let upstreams: Vec<_> = readable.map(|form| Arc::new(form.upstream(index.project, port, protocol))).collect();
     if upstreams.is_empty() {
         return Err(unresolved("UnsupportedValue", format!("Backend {place} has no usable endpoint: see its status")));
     }

@@ -14,7 +14,7 @@ use underpass_shared::{
 };
 
 use super::{
-    Place, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus,
+    Place, Settings, Snapshot, Status, WantedStatus,
     backends::{self, Unresolved},
     conditions, created, generation,
 };
@@ -78,18 +78,14 @@ pub(super) struct Attached {
 pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Compiled<'a>> {
     let mut routes = Vec::new();
     for (project, objects) in &snapshot.projects {
-        routes.extend(objects.routes.iter().map(|route| compile_route(project, objects, route, settings)));
+        let index = backends::Index::new(project, objects, settings);
+        routes.extend(objects.routes.iter().map(|route| compile_route(project, &index, route)));
     }
     routes.sort_by(|a, b| (a.created, a.project, &a.place).cmp(&(b.created, b.project, &b.place)));
     routes
 }
 
-fn compile_route<'a>(
-    project: &'a ProjectName,
-    objects: &ProjectSnapshot,
-    route: &'a HttpRoute,
-    settings: &Settings,
-) -> Compiled<'a> {
+fn compile_route<'a>(project: &'a ProjectName, index: &backends::Index<'_>, route: &'a HttpRoute) -> Compiled<'a> {
     let place = Place::of(&route.metadata);
     let mut problems = Vec::new();
     let mut hostnames = Vec::new();
@@ -108,10 +104,7 @@ fn compile_route<'a>(
     let default = [HttpRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
     for (position, rule) in written.iter().enumerate() {
-        let resolved = rule
-            .backend_refs
-            .iter()
-            .map(|reference| backends::resolve(project, objects, place.namespace, reference, settings));
+        let resolved = rule.backend_refs.iter().map(|reference| backends::resolve(index, place.namespace, reference));
         let (backends, troubles): (Vec<_>, Vec<_>) = resolved.unzip();
         unresolved.extend(troubles.into_iter().flatten());
         match compile_matches(&rule.matches) {

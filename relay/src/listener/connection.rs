@@ -1,0 +1,155 @@
+//! One client's connection from the handshake to its end.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Worker,
+    watch::{InFlight, Overdue, TICK, Watch, Watched},
+};
+use crate::{
+    clock,
+    proxy::{
+        Client,
+        body::{BodyError, ResponseBody},
+    },
+    route::table::Scheme,
+};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Serves `stream` until the client is done, a limit is exceeded, or the worker is cut.
+pub(super) async fn serve(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    client: Client,
+    room: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(src = %client.address, %error, "connection");
+        return;
+    }
+    let watch = Watch::new(clock::instant());
+    match client.scheme {
+        Scheme::Http => {
+            let stream = Watched { stream, watch: watch.clone(), _room: room };
+            Box::pin(speak(worker, stream, client, watch, stop)).await;
+        }
+        Scheme::Https => {
+            let Some(config) = worker.gateway.tls.load_full() else {
+                tracing::warn!(port = client.port, "no certificate for HTTPS yet, connection ended");
+                return;
+            };
+            let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
+            let accepted = tokio::select! {
+                () = worker.cut.cancelled() => return,
+                accepted = Box::pin(handshake) => accepted,
+            };
+            match accepted {
+                Ok(Ok(stream)) => {
+                    let stream = Watched { stream, watch: watch.clone(), _room: room };
+                    Box::pin(speak(worker, stream, client, watch, stop)).await;
+                }
+                Ok(Err(error)) => tracing::debug!(src = %client.address, %error, "TLS handshake"),
+                Err(_) => tracing::debug!(src = %client.address, reason = "too slow", "TLS handshake"),
+            }
+        }
+    }
+}
+
+async fn speak<S>(worker: Arc<Worker>, stream: Watched<S>, client: Client, watch: Arc<Watch>, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        let (worker, in_flight) = (worker.clone(), watch.begin());
+        async move { Ok::<_, Infallible>(handle(&worker, request, client, in_flight).await) }
+    });
+    let mut connection = pin!(worker.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let mut finishing = false;
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            done = connection.as_mut() => {
+                if let Err(error) = done {
+                    tracing::debug!(src = %client.address, %error, "connection");
+                }
+                return;
+            }
+            () = worker.cut.cancelled() => return,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = sleep(TICK) => match watch.overdue(clock::instant()) {
+                None => {}
+                // Idle connections are said goodbye to; whoever does not answer is gone a tick later.
+                Some(Overdue::Idle) if !finishing => {
+                    finishing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Some(reason) => {
+                    tracing::debug!(src = %client.address, ?reason, "connection given up");
+                    return;
+                }
+            },
+        }
+    }
+}
+
+async fn handle(
+    worker: &Worker,
+    request: Request<Incoming>,
+    client: Client,
+    in_flight: InFlight,
+) -> Response<CountedBody> {
+    let response = worker.proxy.handle(request, client).await;
+    response.map(|body| CountedBody { body, _in_flight: in_flight })
+}
+
+/// A response's body that keeps its request in flight until it has passed.
+#[derive(Debug)]
+struct CountedBody {
+    body: ResponseBody,
+    _in_flight: InFlight,
+}
+
+impl Body for CountedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,142 @@
+//! The one mapping from what went wrong to what the client is told: a status and a line of plain text.
+
+use std::io;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, Version, header};
+
+use super::{body::ResponseBody, may_dial::Denied, request::Refusal};
+use crate::tunnel::DialError;
+
+/// Why a request was not answered by a backend.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    #[error("no route for host {host:?}")]
+    UnknownHost { host: String },
+    #[error("no route for path {path:?} of host {host:?} with this method and these headers")]
+    NoRule { host: String, path: String },
+    /// A rule whose backend reference leads nowhere; `status` is the rule's.
+    #[error("{text}")]
+    Unresolved { status: u16, text: String },
+    #[error("{0}")]
+    Tunnel(#[from] DialError),
+    #[error("the backend may not be reached: {0}")]
+    Denied(#[from] Denied),
+    #[error("the backend's name {name} does not resolve")]
+    Unknown { name: String, source: Option<io::Error> },
+    #[error("the backend does not accept connections: {}", source.kind())]
+    Connect { source: io::Error },
+    #[error("the backend did not accept a connection in time")]
+    ConnectTimedOut,
+    #[error("the backend {}", describe(source))]
+    Exchange { source: hyper::Error },
+    #[error("the backend did not answer in time")]
+    AnswerTimedOut,
+    #[error("the request's body stopped coming")]
+    UploadStalled,
+    #[error("the backend's answer has two lengths")]
+    Framing,
+    #[error("the backend switched protocols without being asked to")]
+    UnaskedUpgrade,
+    #[error("the backend speaks HTTP/2, over which WebSockets are not supported yet")]
+    UpgradeUnsupported,
+    #[error("the gateway could not forward the request")]
+    Internal,
+}
+
+/// What a broken exchange looks like from outside.
+fn describe(error: &hyper::Error) -> &'static str {
+    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        "answered with something that is not valid HTTP"
+    } else {
+        "closed the connection before it answered"
+    }
+}
+
+impl Failure {
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Refused(Refusal::TooManyHeaders) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Refused(Refusal::Connect) | Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Refused(_) => StatusCode::BAD_REQUEST,
+            Self::UnknownHost { .. } | Self::NoRule { .. } => StatusCode::NOT_FOUND,
+            Self::Unresolved { status, .. } => {
+                StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            Self::Tunnel(DialError::NodeAway { .. } | DialError::Overloaded { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Tunnel(DialError::TimedOut { .. }) | Self::ConnectTimedOut | Self::AnswerTimedOut => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::Tunnel(
+                DialError::Refused { .. } | DialError::NotPublished { .. } | DialError::Unreachable { .. },
+            )
+            | Self::Denied(_)
+            | Self::Unknown { .. }
+            | Self::Connect { .. }
+            | Self::Exchange { .. }
+            | Self::Framing
+            | Self::UnaskedUpgrade => StatusCode::BAD_GATEWAY,
+            Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Whether nothing more on the client's connection can be trusted.
+    fn is_suspicious(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::UploadStalled)
+    }
+
+    /// The answer: plain text, never cached, never sniffed.
+    pub(super) fn response(&self, version: Version) -> Response<ResponseBody> {
+        let text = Bytes::from(format!("{self}\n"));
+        let mut response = Response::new(ResponseBody::text(text));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if self.is_suspicious() && version < Version::HTTP_2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnel_failures_have_their_own_status_and_keep_their_text() {
+        let node = || "office".parse().unwrap();
+        let check = |error: DialError, status: u16| {
+            let text = error.to_string();
+            let failure = Failure::from(error);
+            assert_eq!(failure.status().as_u16(), status, "{text}");
+            assert_eq!(failure.to_string(), text);
+        };
+        check(DialError::NodeAway { node: node() }, 503);
+        check(DialError::Overloaded { node: node() }, 503);
+        check(DialError::Refused { node: node(), port: 1 }, 502);
+        check(DialError::NotPublished { node: node(), port: 1 }, 502);
+        check(DialError::Unreachable { node: node(), port: 1, reason: "x".into() }, 502);
+        check(DialError::TimedOut { node: node() }, 504);
+    }
+
+    #[test]
+    fn hosts_are_quoted_in_the_answer() {
+        let failure = Failure::UnknownHost { host: "a.com".into() };
+        assert_eq!(failure.to_string(), "no route for host \"a.com\"");
+        assert_eq!(failure.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn refused_requests_end_their_http1_connection() {
+        let refused = Failure::from(Refusal::NoHost);
+        assert_eq!(refused.response(Version::HTTP_11).headers()[header::CONNECTION], "close");
+        assert!(!refused.response(Version::HTTP_2).headers().contains_key(header::CONNECTION));
+    }
+}

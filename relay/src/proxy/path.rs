@@ -1,0 +1,176 @@
+//! Request paths: normalised once, before routing, and forwarded as they were routed.
+//!
+//! Pure. Two spellings of one path must not route differently from how the backend reads them (RFC 3986 §6.2.2).
+
+use std::borrow::Cow;
+
+/// Why a path is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PathError {
+    #[error("the path must begin with `/`")]
+    NotAbsolute,
+    #[error("the path has a backslash or an encoded one")]
+    Backslash,
+    #[error("the path has an encoded NUL or other control character")]
+    Control,
+    #[error("the path has a `%` that is not followed by two hexadecimal digits")]
+    BadEscape,
+    #[error("the path is encoded twice")]
+    EncodedTwice,
+    #[error("the path has a dot segment with parameters")]
+    DotParameters,
+}
+
+/// The path with unreserved characters decoded, dot segments resolved and slashes merged.
+///
+/// `%2F` stays as it is and never separates segments. A clean path is returned as it came, without allocation.
+///
+/// # Errors
+/// [`PathError`] for spellings that servers are known to read in different ways.
+pub(super) fn normalise(path: &str) -> Result<Cow<'_, str>, PathError> {
+    if !path.starts_with('/') {
+        return Err(PathError::NotAbsolute);
+    }
+    if is_clean(path.as_bytes()) {
+        return Ok(Cow::Borrowed(path));
+    }
+    let decoded = decode(path)?;
+    resolve(&decoded).map(Cow::Owned)
+}
+
+fn is_clean(path: &[u8]) -> bool {
+    let suspicious = |b: &u8| matches!(b, b'%' | b'\\' | b';');
+    !path.iter().any(suspicious) && !path.windows(2).any(|pair| pair == b"//" || pair == b"/.")
+}
+
+/// Decodes what never needs encoding and writes the other escapes in upper case.
+fn decode(path: &str) -> Result<String, PathError> {
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(next) = rest.chars().next() {
+        rest = &rest[next.len_utf8()..];
+        match next {
+            '\\' => return Err(PathError::Backslash),
+            '%' => {
+                let digits = rest.get(..2).ok_or(PathError::BadEscape)?;
+                let byte = escaped(digits)?;
+                rest = &rest[2..];
+                check_escape(byte, rest)?;
+                if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                    decoded.push(char::from(byte));
+                } else {
+                    decoded.push('%');
+                    decoded.push_str(&digits.to_ascii_uppercase());
+                }
+            }
+            other => decoded.push(other),
+        }
+    }
+    Ok(decoded)
+}
+
+fn escaped(digits: &str) -> Result<u8, PathError> {
+    if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(PathError::BadEscape);
+    }
+    u8::from_str_radix(digits, 16).map_err(|_| PathError::BadEscape)
+}
+
+/// An escaped `%` is fine unless what follows would become an escape that matters when it is decoded again.
+fn check_escape(byte: u8, rest: &str) -> Result<(), PathError> {
+    match byte {
+        b'\\' => Err(PathError::Backslash),
+        0..0x20 | 0x7f => Err(PathError::Control),
+        b'%' => match rest.get(..2).map(str::to_ascii_lowercase).as_deref() {
+            Some("2e" | "2f" | "5c" | "00" | "25" | "3b") => Err(PathError::EncodedTwice),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Removes dot segments (RFC 3986 §5.2.4) and empty ones; climbing above the root stays at the root.
+fn resolve(path: &str) -> Result<String, PathError> {
+    let mut segments: Vec<&str> = Vec::new();
+    let mut trailing_slash = false;
+    for segment in path.split('/').skip(1) {
+        trailing_slash = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            _ => {
+                if matches!(segment.split(';').next(), Some("." | "..")) {
+                    return Err(PathError::DotParameters);
+                }
+                segments.push(segment);
+            }
+        }
+    }
+    let mut resolved = String::with_capacity(path.len());
+    for segment in &segments {
+        resolved.push('/');
+        resolved.push_str(segment);
+    }
+    if trailing_slash || segments.is_empty() {
+        resolved.push('/');
+    }
+    Ok(resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    #[test]
+    fn equal_paths_become_the_same_text() {
+        let check = |path: &str, want: &str| assert_eq!(normalise(path).as_deref(), Ok(want), "{path}");
+        check("/", "/");
+        check("/a/b", "/a/b");
+        check("/a/b/", "/a/b/");
+        check("//a///b", "/a/b");
+        check("/a/./b/../c", "/a/c");
+        check("/a/..", "/");
+        check("/a/b/..", "/a/");
+        check("/a/.", "/a/");
+        check("/../../etc", "/etc");
+        check("/%61%2e%2E/x", "/a../x");
+        check("/a/%2e%2e/x", "/x");
+        check("/.hidden/..x", "/.hidden/..x");
+        check("/a%2fb", "/a%2Fb");
+        check("/a%20b", "/a%20b");
+        check("/a;v=1/b", "/a;v=1/b");
+        check("/100%25ab", "/100%25ab");
+    }
+
+    #[test]
+    fn dangerous_spellings_are_refused() {
+        let check = |path: &str, want: PathError| assert_eq!(normalise(path), Err(want), "{path}");
+        check("", PathError::NotAbsolute);
+        check("*", PathError::NotAbsolute);
+        check("/a\\b", PathError::Backslash);
+        check("/a%5Cb", PathError::Backslash);
+        check("/a%00", PathError::Control);
+        check("/a%0d%0a", PathError::Control);
+        check("/a%", PathError::BadEscape);
+        check("/a%2", PathError::BadEscape);
+        check("/a%zz", PathError::BadEscape);
+        check("/a%+1", PathError::BadEscape);
+        check("/%252e%252e/x", PathError::EncodedTwice);
+        check("/a/..;/b", PathError::DotParameters);
+        check("/a/%2e.;x/b", PathError::DotParameters);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_becomes_a_fixed_point(path in "/[a-b./%\\\\;25eEfFé]{0,20}") {
+            if let Ok(once) = normalise(&path) {
+                prop_assert!(once.starts_with('/'));
+                prop_assert!(!once.contains("//") && !once.split('/').any(|segment| segment == ".." || segment == "."));
+                let twice = normalise(&once);
+                prop_assert_eq!(twice.as_deref(), Ok(&*once));
+            }
+        }
+    }
+}

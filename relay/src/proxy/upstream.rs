@@ -1,0 +1,427 @@
+//! Sends a request to an upstream over a pooled connection, and keeps the pool of one worker.
+//!
+//! HTTP/1.1 connections are used by one request at a time and rest idle in between; HTTP/2 has one shared connection.
+//! A connection that closed while it rested costs no request: what was not sent is sent again, and so is once a request
+//! without body whose method is idempotent.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{task::JoinHandle, time::timeout};
+
+use super::{
+    Routing,
+    answer::Failure,
+    body::{Meter, RequestBody},
+    dial::{Transport, dial},
+};
+use crate::{
+    clock,
+    route::target::{Protocol, Upstream},
+};
+
+/// How long an HTTP/1.1 connection may rest, and how long an HTTP/2 connection is kept after its last request.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Resting connections per upstream; more are closed when they come back.
+const IDLE_PER_UPSTREAM_MAX: usize = 128;
+
+/// Resting connections of one worker; more are closed when they come back.
+const IDLE_MAX: usize = 1024;
+
+/// How often connections that rested too long are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// How long the backend may take for the head of its answer, counted from the last byte of the request that moved.
+///
+/// The default that edges of the big providers use; routes will say otherwise.
+const ANSWER: Duration = Duration::from_secs(100);
+
+/// How long a connection may take to be ready again after its response has ended.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// The most that a connection buffers while reading, in bytes.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// The longest header list of an answer over HTTP/2, in bytes.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// How much of one HTTP/2 stream, and of a connection, a backend may send ahead of the client, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// How often a busy HTTP/2 connection is asked whether it is still there, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(20);
+
+type Http1Sender = http1::SendRequest<RequestBody>;
+type Http2Sender = http2::SendRequest<RequestBody>;
+
+/// The upstream connections of one worker, keyed by project, endpoint and protocol.
+#[derive(Debug)]
+pub struct Pool {
+    routing: Arc<Routing>,
+    resting: Mutex<Resting>,
+}
+
+#[derive(Debug, Default)]
+struct Resting {
+    http1: HashMap<Arc<Upstream>, Vec<Idle>>,
+    http1_count: usize,
+    http2: HashMap<Arc<Upstream>, Slot>,
+    sweeper: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: Http1Sender,
+    since: Instant,
+}
+
+/// The one attempt to connect that several requests wait for, and its result.
+type Connecting = Shared<BoxFuture<'static, Result<Http2Sender, Arc<Failure>>>>;
+
+/// The shared connection to an HTTP/2 upstream, or the attempt to make it.
+#[derive(Debug, Clone)]
+struct Slot {
+    connection: Connecting,
+    used: Instant,
+}
+
+/// A backend's answer, and the connection that it came on.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) response: Response<Incoming>,
+    pub(super) lease: Option<Lease>,
+}
+
+/// An HTTP/1.1 connection in use; given back, it may serve another request. Dropped, it is closed.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pool: Weak<Pool>,
+    upstream: Arc<Upstream>,
+    sender: Http1Sender,
+}
+
+/// What came of one attempt that failed.
+enum Attempt {
+    /// The request never left and can be sent elsewhere.
+    Unsent(Box<Request<RequestBody>>),
+    Failed(hyper::Error),
+}
+
+impl From<TrySendError<Request<RequestBody>>> for Attempt {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        match error.take_message() {
+            Some(request) => Self::Unsent(Box::new(request)),
+            None => Self::Failed(error.into_error()),
+        }
+    }
+}
+
+impl Pool {
+    pub(super) fn new(routing: Arc<Routing>) -> Arc<Self> {
+        Arc::new(Self { routing, resting: Mutex::default() })
+    }
+
+    /// Sends `request` to `upstream` and waits for the head of the answer.
+    ///
+    /// `replay` says that the request has no body and an idempotent method, so that it may be sent twice.
+    ///
+    /// # Errors
+    /// Those of dialling; [`Failure::Exchange`], [`Failure::AnswerTimedOut`], [`Failure::UploadStalled`].
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: SocketAddr,
+        request: Request<RequestBody>,
+        replay: bool,
+        meter: &Meter,
+    ) -> Result<Reply, Failure> {
+        let exchange = async {
+            match upstream.protocol {
+                Protocol::Http1 => self.send_http1(upstream, client, request, replay).await,
+                Protocol::H2c => self.send_http2(upstream, client, request, replay).await,
+            }
+        };
+        let mut exchange = pin!(exchange);
+        loop {
+            let before = meter.bytes();
+            match timeout(ANSWER, &mut exchange).await {
+                Ok(Err(Failure::Exchange { .. })) if meter.has_stalled() => return Err(Failure::UploadStalled),
+                Ok(result) => return result,
+                Err(_) if meter.bytes() == before => return Err(Failure::AnswerTimedOut),
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn send_http1(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: SocketAddr,
+        mut request: Request<RequestBody>,
+        replay: bool,
+    ) -> Result<Reply, Failure> {
+        while let Some(mut sender) = self.take_idle(upstream) {
+            let copy = replay.then(|| copy_head(&request));
+            match sender.try_send_request(request).await.map_err(Attempt::from) {
+                Ok(response) => return Ok(self.reply(upstream, response, sender)),
+                Err(Attempt::Unsent(unsent)) => request = *unsent,
+                Err(Attempt::Failed(error)) => match copy.filter(|_| is_lost(&error)) {
+                    // The connection died while it rested: one fresh connection decides.
+                    Some(copy) => {
+                        request = copy;
+                        break;
+                    }
+                    None => return Err(Failure::Exchange { source: error }),
+                },
+            }
+        }
+        let transport = dial(&self.routing, upstream, client).await?;
+        let mut sender = handshake_http1(transport).await?;
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok(self.reply(upstream, response, sender)),
+            Err(error) => Err(Failure::Exchange { source: error.into_error() }),
+        }
+    }
+
+    fn reply(self: &Arc<Self>, upstream: &Arc<Upstream>, response: Response<Incoming>, sender: Http1Sender) -> Reply {
+        let lease = Lease { pool: Arc::downgrade(self), upstream: upstream.clone(), sender };
+        Reply { response, lease: Some(lease) }
+    }
+
+    async fn send_http2(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: SocketAddr,
+        mut request: Request<RequestBody>,
+        replay: bool,
+    ) -> Result<Reply, Failure> {
+        let (mut sender, shared) = self.http2_sender(upstream, client).await?;
+        let copy = (replay && shared).then(|| copy_head(&request));
+        match sender.try_send_request(request).await.map_err(Attempt::from) {
+            Ok(response) => return Ok(Reply { response, lease: None }),
+            Err(Attempt::Unsent(unsent)) => request = *unsent,
+            Err(Attempt::Failed(error)) => match copy.filter(|_| is_lost(&error) || sender.is_closed()) {
+                Some(copy) => request = copy,
+                None => return Err(Failure::Exchange { source: error }),
+            },
+        }
+        let (mut sender, _) = self.http2_sender(upstream, client).await?;
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok(Reply { response, lease: None }),
+            Err(error) => Err(Failure::Exchange { source: error.into_error() }),
+        }
+    }
+
+    /// The shared connection, made if there is none; says whether it was there before.
+    async fn http2_sender(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: SocketAddr,
+    ) -> Result<(Http2Sender, bool), Failure> {
+        let (connection, shared) = self.slot(upstream, client);
+        let result = connection.clone().await;
+        match result {
+            Ok(sender) => Ok((sender, shared)),
+            Err(failure) => {
+                let mut resting = self.resting();
+                let same = |slot: &Slot| slot.connection.ptr_eq(&connection);
+                if resting.http2.get(upstream).is_some_and(same) {
+                    resting.http2.remove(upstream);
+                }
+                drop(resting);
+                drop(connection);
+                Err(again(&failure))
+            }
+        }
+    }
+
+    fn slot(self: &Arc<Self>, upstream: &Arc<Upstream>, client: SocketAddr) -> (Connecting, bool) {
+        let now = clock::instant();
+        let mut resting = self.resting();
+        if let Some(slot) = resting.http2.get_mut(upstream) {
+            let is_closed = matches!(slot.connection.peek(), Some(Ok(sender)) if sender.is_closed());
+            if !is_closed {
+                slot.used = now;
+                return (slot.connection.clone(), true);
+            }
+        }
+        // A task of its own, so that the attempt goes on when the request that began it is given up.
+        let (routing, target) = (self.routing.clone(), upstream.clone());
+        let attempt = tokio::spawn(async move {
+            let transport = dial(&routing, &target, client).await.map_err(Arc::new)?;
+            handshake_http2(transport).await.map_err(Arc::new)
+        });
+        let attempt = attempt.map(|done| done.unwrap_or_else(|_| Err(Arc::new(Failure::Internal))));
+        let connection = attempt.boxed().shared();
+        resting.http2.insert(upstream.clone(), Slot { connection: connection.clone(), used: now });
+        self.watch_over(&mut resting);
+        (connection, false)
+    }
+
+    fn resting(&self) -> MutexGuard<'_, Resting> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that rested for the shortest time, if it is still open.
+    fn take_idle(&self, upstream: &Arc<Upstream>) -> Option<Http1Sender> {
+        let mut resting = self.resting();
+        let Resting { http1, http1_count, .. } = &mut *resting;
+        let idle = http1.get_mut(upstream)?;
+        while let Some(Idle { sender, .. }) = idle.pop() {
+            *http1_count -= 1;
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    fn put_idle(self: &Arc<Self>, upstream: &Arc<Upstream>, sender: Http1Sender) {
+        let mut resting = self.resting();
+        if resting.http1_count >= IDLE_MAX {
+            return;
+        }
+        let idle = match resting.http1.get_mut(upstream) {
+            Some(idle) => idle,
+            None => resting.http1.entry(upstream.clone()).or_default(),
+        };
+        if idle.len() >= IDLE_PER_UPSTREAM_MAX {
+            return;
+        }
+        idle.push(Idle { sender, since: clock::instant() });
+        resting.http1_count += 1;
+        self.watch_over(&mut resting);
+    }
+
+    /// Starts the task that closes what rested too long; it ends when nothing rests, or with the pool.
+    fn watch_over(self: &Arc<Self>, resting: &mut Resting) {
+        if resting.sweeper.is_some() {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        resting.sweeper = Some(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(pool) = pool.upgrade() else { return };
+                let mut resting = pool.resting();
+                resting.sweep(clock::instant());
+                if resting.http1.is_empty() && resting.http2.is_empty() {
+                    resting.sweeper = None;
+                    return;
+                }
+            }
+        }));
+    }
+}
+
+impl Resting {
+    fn sweep(&mut self, now: Instant) {
+        let is_fresh = |since: Instant| now.saturating_duration_since(since) < IDLE;
+        self.http1.retain(|_, idle| {
+            idle.retain(|one| one.sender.is_ready() && is_fresh(one.since));
+            !idle.is_empty()
+        });
+        self.http1_count = self.http1.values().map(Vec::len).sum();
+        self.http2.retain(|_, slot| is_fresh(slot.used));
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        if let Some(sweeper) = &self.sweeper {
+            sweeper.abort();
+        }
+    }
+}
+
+impl Lease {
+    /// Lets the connection rest once it is ready for another request.
+    pub(super) fn give_back(self) {
+        let Self { pool, upstream, mut sender } = self;
+        let Some(pool) = pool.upgrade() else { return };
+        if sender.is_ready() {
+            pool.put_idle(&upstream, sender);
+            return;
+        }
+        if sender.is_closed() {
+            return;
+        }
+        // Ends within `SETTLE`.
+        tokio::spawn(async move {
+            if let Ok(Ok(())) = timeout(SETTLE, sender.ready()).await {
+                pool.put_idle(&upstream, sender);
+            }
+        });
+    }
+}
+
+/// Whether the connection went away, as opposed to an answer that made no sense.
+fn is_lost(error: &hyper::Error) -> bool {
+    !(error.is_parse() || error.is_parse_too_large() || error.is_parse_status() || error.is_user())
+}
+
+/// The failure of a shared attempt, told to each request that waited for it.
+fn again(failure: &Failure) -> Failure {
+    match failure {
+        Failure::Tunnel(error) => Failure::Tunnel(error.clone()),
+        Failure::Denied(denied) => Failure::Denied(*denied),
+        Failure::Unknown { name, .. } => Failure::Unknown { name: name.clone(), source: None },
+        Failure::Connect { source } => Failure::Connect { source: source.kind().into() },
+        Failure::ConnectTimedOut => Failure::ConnectTimedOut,
+        Failure::Exchange { .. } => Failure::Connect { source: std::io::ErrorKind::ConnectionReset.into() },
+        _ => Failure::Internal,
+    }
+}
+
+/// A copy of a request without body.
+fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+async fn handshake_http1(transport: Transport) -> Result<Http1Sender, Failure> {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(BUFFER_BYTES_MAX);
+    let handshake = builder.handshake(TokioIo::new(transport)).await;
+    let (sender, connection) = handshake.map_err(|source| Failure::Exchange { source })?;
+    // Ends when the sender is dropped or the backend closes; its errors reach whoever waits for an answer.
+    tokio::spawn(connection.with_upgrades());
+    Ok(sender)
+}
+
+async fn handshake_http2(transport: Transport) -> Result<Http2Sender, Failure> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    let handshake = builder.handshake(TokioIo::new(transport)).await;
+    let (sender, connection) = handshake.map_err(|source| Failure::Exchange { source })?;
+    // Ends when every sender is dropped and every stream is done.
+    tokio::spawn(connection);
+    Ok(sender)
+}
