@@ -34,6 +34,12 @@ const EXPIRED_KEPT: Duration = Duration::days(1);
 #[derive(Debug, Clone)]
 pub struct Enrolment {
     store: Store,
+    issuer: Issuer,
+}
+
+/// What goes into an answer; kept apart from the store, whose thread runs transactions that use it.
+#[derive(Debug, Clone)]
+struct Issuer {
     authority: Authority,
     relays: Arc<[String]>,
 }
@@ -63,7 +69,7 @@ impl Enrolment {
     /// `relays` are the `host:port` that agents dial, best first.
     #[must_use]
     pub fn new(store: Store, authority: Authority, relays: Vec<String>) -> Self {
-        Self { store, authority, relays: relays.into() }
+        Self { store, issuer: Issuer { authority, relays: relays.into() } }
     }
 
     /// A token that lets `uses` agents enrol with the node until `ttl` from `now` is over.
@@ -95,8 +101,8 @@ impl Enrolment {
         Ok(EnrolmentToken {
             project: project.clone(),
             node: node.clone(),
-            relays: self.relays.to_vec(),
-            ca: self.authority.fingerprint(),
+            relays: self.issuer.relays.to_vec(),
+            ca: self.issuer.authority.fingerprint(),
             secret,
         })
     }
@@ -111,12 +117,12 @@ impl Enrolment {
         request: &EnrolRequest,
         now: OffsetDateTime,
     ) -> Result<Issued, Refusal> {
-        let (key, request, this) = (record_key(secret), request.clone(), self.clone());
+        let (key, request, issuer) = (record_key(secret), request.clone(), self.issuer.clone());
         let redeemed = self.store.transact(move |state, _| {
             spend(state, &key, &request, now)?;
             let agent = identity(&request);
             lifecycle::number_agent(state, &agent).map_err(|error| of_write(&error))?;
-            this.issue(&agent, &request.csr, now)
+            issuer.issue(&agent, &request.csr, now)
         });
         redeemed.await.map_err(of_store)
     }
@@ -139,7 +145,7 @@ impl Enrolment {
             return Err(refusal(RefusalReason::WrongNode, message));
         }
         self.admit(agent).await?;
-        self.issue(agent, &request.csr, now)
+        self.issuer.issue(agent, &request.csr, now)
     }
 
     /// The agent's place in the overlay, if its node is there and knows it.
@@ -151,7 +157,9 @@ impl Enrolment {
         let agent = agent.clone();
         self.store.transact(move |state, _| admit(state, &agent)).await.map_err(of_store)
     }
+}
 
+impl Issuer {
     fn issue(&self, agent: &AgentIdentity, csr: &str, now: OffsetDateTime) -> Result<Issued, Refusal> {
         let certificate = self
             .authority

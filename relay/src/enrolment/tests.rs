@@ -75,7 +75,7 @@ fn said(refused: Result<impl std::fmt::Debug, Refusal>) -> (RefusalReason, Strin
 async fn a_token_buys_a_certificate_and_a_place() {
     let d = deployment(&["office"]).await;
     let token = d.token("office", 1).await;
-    assert_eq!(token.ca, d.enrolment.authority.fingerprint());
+    assert_eq!(token.ca, d.enrolment.issuer.authority.fingerprint());
     assert_eq!(token.relays, ["relay.example.com:7443"]);
 
     let request = request("office", "a1");

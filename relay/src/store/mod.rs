@@ -175,7 +175,9 @@ impl Store {
 impl Drop for Inner {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        if let Some(thread) = self.thread.take()
+        // A transaction that holds the last clone drops it on the store's own thread, which cannot wait for itself.
+        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !own(thread))
             && thread.join().is_err()
         {
             tracing::error!("the store's thread has panicked");

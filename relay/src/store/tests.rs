@@ -176,3 +176,29 @@ async fn many_writers_at_once_all_get_their_write() {
     drop(store);
     assert_eq!(Store::open(directory.path()).unwrap().snapshot().len(), before + 500);
 }
+
+#[tokio::test]
+async fn a_transaction_may_hold_the_last_clone_of_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let last = store.clone();
+    let waiting = tokio::spawn(async move {
+        let clone = last.clone();
+        let transaction = move |_: &mut State, _: &mut Fresh| {
+            let _ = held.recv();
+            drop(clone);
+            Ok::<_, WriteError>(())
+        };
+        last.transact(transaction).await
+    });
+    tokio::task::yield_now().await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    tokio::task::spawn_blocking(move || {
+        drop(hold);
+        drop(store);
+    })
+    .await
+    .unwrap();
+}
