@@ -60,7 +60,7 @@ pub(super) async fn serve(
         }
         Scheme::Https => {
             let Some(config) = worker.gateway.tls.load_full() else {
-                tracing::warn!(port = client.port, "no certificate for HTTPS yet, connection ended");
+                tracing::debug!(port = client.port, "no certificate for HTTPS yet, connection ended");
                 return;
             };
             let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));

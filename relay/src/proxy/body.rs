@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::{record::Record, upstream::Lease};
 
@@ -85,10 +85,9 @@ impl Stall {
             self.waiting = false;
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
         }
-        let deadline = Instant::now() + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit)));
         if !self.waiting {
-            timer.as_mut().reset(deadline);
+            timer.as_mut().set(sleep(self.limit));
             self.waiting = true;
         }
         match timer.as_mut().poll(cx) {
@@ -249,5 +248,29 @@ impl Body for ResponseBody {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Source::Stream(download) => download.incoming.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_moving_ends_after_its_limit_and_every_frame_begins_it_anew() {
+        let mut stall = Stall::new(UPLOAD_IDLE);
+        let start = tokio::time::Instant::now();
+        for _ in 0..3 {
+            let mut timer = Box::pin(sleep(UPLOAD_IDLE - Duration::from_secs(1)));
+            let frame = poll_fn(|cx| {
+                let frame = timer.as_mut().poll(cx).map(|()| Some(Ok(Frame::data(Bytes::new()))));
+                stall.watch(cx, frame)
+            });
+            assert!(matches!(frame.await, Some(Ok(_))));
+        }
+        let stalled = poll_fn(|cx| stall.watch(cx, Poll::Pending)).await;
+        assert!(matches!(stalled, Some(Err(BodyError::Stalled(UPLOAD_IDLE)))));
+        assert_eq!(start.elapsed().as_secs(), 3 * 59 + 60);
     }
 }

@@ -39,6 +39,7 @@ pub enum Denied {
 
 /// Whether the relay may dial `address` for `project`.
 ///
+/// The project is part of the question although no rule of today looks at it.
 /// Addresses that carry an IPv4 address (v4-mapped, v4-compatible, NAT64, 6to4) are judged by it.
 ///
 /// # Errors

@@ -111,6 +111,29 @@ async fn the_body_of_a_get_is_not_lost() {
 }
 
 #[tokio::test]
+async fn answers_without_a_body_keep_their_length_and_their_connection() {
+    let (upstream, address) = listener().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = upstream.accept().await.unwrap();
+        let _ = read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n").await.unwrap();
+        let _ = read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n").await.unwrap();
+        let _ = stream.read(&mut [0; 1]).await;
+    });
+    let gate = Gate::open(&[("a.com", to_address(address))]);
+    let mut sender = gate.http1().await;
+    let head = Request::head("/").header("host", "a.com").body(Full::default()).unwrap();
+    let response = sender.send_request(head).await.unwrap();
+    assert_eq!(response.headers()["content-length"], "1234");
+    assert_eq!(told(response).await, (200, String::new()));
+    sender.ready().await.unwrap();
+    let response = sender.send_request(get("a.com", "/")).await.unwrap();
+    assert_eq!(response.headers()["etag"], "x");
+    assert_eq!(told(response).await, (304, String::new()));
+}
+
+#[tokio::test]
 async fn a_client_that_expects_100_gets_it() {
     let gate = Gate::open(&[("a.com", to_address(echo().await))]);
     let mut stream = gate.connect().await;

@@ -64,10 +64,10 @@ async fn a_route_changes_under_load_without_a_failed_request() {
                 let mut words = Vec::new();
                 let mut halfway = halfway;
                 for index in 0..100 {
-                    if index == 50 {
-                        if let Some(halfway) = halfway.take() {
-                            halfway.send(()).unwrap();
-                        }
+                    if index == 50
+                        && let Some(halfway) = halfway.take()
+                    {
+                        halfway.send(()).unwrap();
                     }
                     let (status, word) = told(sender.send_request(get("a.com", "/")).await.unwrap()).await;
                     assert_eq!(status, 200);

@@ -155,3 +155,21 @@ async fn http2_upstreams_share_one_connection_and_survive_its_end() {
     }
     assert_eq!(count.load(Relaxed), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_never_answers_is_504() {
+    let (address, _) =
+        counted(|mut stream| async move { while !matches!(stream.read(&mut [0; 1024]).await, Ok(0) | Err(_)) {} })
+            .await;
+    let gate = Gate::open(&[("a.com", to_address(address))]);
+    let (status, body) = gate.get("a.com", "/").await;
+    assert_eq!((status, body.as_str()), (504, "the backend did not answer in time\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_stops_is_408() {
+    let gate = Gate::open(&[("a.com", to_address(echo().await))]);
+    let answer = gate.raw("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 5\r\n\r\nhel").await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+}
