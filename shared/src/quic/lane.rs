@@ -1,7 +1,7 @@
 //! The stream lane: one QUIC stream for each TCP flow, opened by the relay, answered by the agent.
 //!
 //! A [`LaneStream`] behaves as a TCP connection does: FIN ends a direction, a reset ends both, back-pressure is the
-//! stream's window. [`copy`] joins one to a real TCP connection.
+//! stream's window. [`copy()`] joins one to a real TCP connection.
 
 mod copy;
 

@@ -29,12 +29,13 @@ pub struct Copied {
     pub bytes_to_tcp: u64,
     /// From the TCP connection to the lane.
     pub bytes_to_lane: u64,
-    /// `None` when both directions ended by FIN; else both sides were reset, and this is why.
+    /// `None` when both directions ended by FIN or the peer closed; else both sides were reset, and this is why.
     pub error: Option<io::Error>,
 }
 
 /// Copies both ways until both directions are done or either side is reset; then so is the other.
 ///
+/// A peer that finishes its direction and reads no more has closed, and so is the TCP connection, after its last byte.
 /// Holds one buffer of 64 KiB for what comes from TCP; what comes from the lane is not copied.
 pub async fn copy(mut lane: LaneStream, mut tcp: TcpStream) -> Copied {
     let (mut bytes_to_tcp, mut bytes_to_lane) = (0, 0);
@@ -122,6 +123,7 @@ async fn write_pieces(
     Ok(())
 }
 
+/// Ends well when TCP does, and when the peer reads no more: whether that is a close or a reset, its own direction says.
 async fn tcp_to_lane(
     mut tcp: ReadHalf<'_>,
     lane: &mut quinn::SendStream,
@@ -136,17 +138,22 @@ async fn tcp_to_lane(
         }
         let read = tokio::select! {
             biased;
-            stop = &mut stopped => return Err(match stop {
-                Ok(_) => io::Error::new(io::ErrorKind::ConnectionReset, "the peer stopped reading"),
-                Err(error) => io::Error::new(io::ErrorKind::ConnectionAborted, error),
-            }),
+            stop = &mut stopped => return match stop {
+                Ok(_) => Ok(()),
+                Err(error) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
+            },
             read = tcp.read_buf(&mut buffer) => read?,
         };
         if read == 0 {
             *sending = false;
-            return lane.finish().map_err(io::Error::other);
+            // The only error is that the peer reads no more.
+            let _ = lane.finish();
+            return Ok(());
         }
-        lane.write_chunk(buffer.split().freeze()).await.map_err(write_error)?;
-        *copied += read as u64;
+        match lane.write_chunk(buffer.split().freeze()).await {
+            Ok(()) => *copied += read as u64,
+            Err(quinn::WriteError::Stopped(_)) => return Ok(()),
+            Err(error) => return Err(write_error(error)),
+        }
     }
 }

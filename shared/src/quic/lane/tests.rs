@@ -353,19 +353,28 @@ async fn a_dropped_flow_resets_the_service() {
 }
 
 #[tokio::test]
-async fn a_relay_that_only_stops_reading_resets_a_silent_service() {
+async fn a_relay_that_closes_is_no_reset_and_a_silent_service_is_not_waited_for() {
     let pair = pair().await;
     let (mut relay, mut service, copying) = copied(&pair).await;
-    relay.shutdown().await.unwrap();
-    assert_eq!(soon(service.read(&mut [0; 1])).await.unwrap(), 0, "the half-close came through");
-    drop(relay);
-    assert!(soon(copying).await.unwrap().error.is_some(), "the silent service was waited for");
+    let closing = tokio::spawn(async move {
+        relay.write_all(&pattern(5)).await.unwrap();
+        relay.shutdown().await.unwrap();
+    });
+    let mut got = Vec::new();
+    soon(service.read_to_end(&mut got)).await.expect("no reset");
+    soon(closing).await.unwrap();
+    assert!(got == pattern(5), "every byte before the close came through");
+    let copied = soon(copying).await.unwrap();
+    assert!(copied.error.is_none(), "{copied:?}");
 }
 
 #[tokio::test]
 async fn a_reset_is_seen_while_the_service_takes_nothing() {
     let pair = pair().await;
-    let (mut relay, service, copying) = copied(&pair).await;
+    let (mut relay, mut service, copying) = copied(&pair).await;
+    // With the other direction over, only the reset itself can tell.
+    service.shutdown().await.unwrap();
+    assert_eq!(soon(relay.read(&mut [0; 1])).await.unwrap(), 0);
     // More than all windows and socket buffers hold, so that the copy is stuck in a write.
     let stuck = tokio::time::timeout(Duration::from_secs(1), async {
         let chunk = vec![0; 1 << 20];
