@@ -13,8 +13,9 @@ use smoltcp::socket::tcp::{self, CongestionControl};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-use super::flow::{Decision, End, FlowCell, FlowState, Socket};
-use super::replies::Segment;
+use super::flow::{Decision, End, FlowCell, FlowKey, FlowState, Socket};
+use super::replies::{self, Segment};
+use super::window::Windows;
 
 /// Packets for one flow that wait for its next turn, at most.
 pub(super) const INBOX_PACKETS_MAX: usize = 128;
@@ -33,6 +34,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// How long a flow may go on closing after the application dropped it; Linux's `tcp_fin_timeout`.
 const ORPHAN_MAX: Duration = Duration::from_secs(60);
+
+/// Repeated ACKs that tell a sender of a loss (RFC 5681 §3.2).
+const LOSS_ACKS: usize = 3;
 
 /// What a new flow's socket and interface are made from.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +97,7 @@ impl Live {
     }
 
     /// A flow that will answer `syn` in its first turn.
-    pub(super) fn accept(cell: Arc<FlowCell>, shape: Shape, syn: Bytes, now: Instant) -> Option<Self> {
+    pub(super) fn accept(cell: Arc<FlowCell>, shape: Shape, syn: (Bytes, Segment), now: Instant) -> Option<Self> {
         let mut live = Self::new(cell, shape, now);
         let mut socket = socket(shape);
         socket.listen(live.cell.key.local).ok()?;
@@ -104,7 +108,7 @@ impl Live {
     }
 
     fn new(cell: Arc<FlowCell>, shape: Shape, now: Instant) -> Self {
-        let mut device = FlowDevice { mtu: shape.mtu, ..FlowDevice::default() };
+        let mut device = FlowDevice::new(cell.key, shape.mtu);
         let mut config = InterfaceConfig::new(HardwareAddress::Ip);
         config.random_seed = shape.seed;
         let mut interface = Interface::new(config, &mut device, now);
@@ -139,7 +143,7 @@ impl Live {
             return false;
         }
         self.reset_seen |= segment.rst;
-        self.device.inbox.push_back(packet);
+        self.device.inbox.push_back((packet, *segment));
         true
     }
 
@@ -289,17 +293,34 @@ fn socket(shape: Shape) -> tcp::Socket<'static> {
 }
 
 /// A link of one flow: packets in from the demultiplexer, packets out to the outbound queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct FlowDevice {
+    key: FlowKey,
     mtu: usize,
-    /// At most [`INBOX_PACKETS_MAX`].
-    inbox: VecDeque<Bytes>,
+    /// At most [`INBOX_PACKETS_MAX`], and [`LOSS_ACKS`].
+    inbox: VecDeque<(Bytes, Segment)>,
     /// At most [`TURN_PACKETS_MAX`], and one answer for each packet of the inbox.
     outbox: Vec<BytesMut>,
     room: usize,
     /// The socket had something to send and no room was left.
     refused: bool,
     last_sent: Option<Segment>,
+    windows: Windows,
+}
+
+impl FlowDevice {
+    fn new(key: FlowKey, mtu: usize) -> Self {
+        Self {
+            key,
+            mtu,
+            inbox: VecDeque::new(),
+            outbox: Vec::new(),
+            room: 0,
+            refused: false,
+            last_sent: None,
+            windows: Windows::default(),
+        }
+    }
 }
 
 impl Device for FlowDevice {
@@ -307,7 +328,12 @@ impl Device for FlowDevice {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let packet = self.inbox.pop_front()?;
+        let (packet, segment) = self.inbox.pop_front()?;
+        if self.windows.handle_received(&segment) {
+            for _ in 0..LOSS_ACKS {
+                self.inbox.push_front(replies::repeated_ack(self.key, &segment));
+            }
+        }
         Some((Received(packet), Sending(self)))
     }
 
@@ -323,9 +349,9 @@ impl Device for FlowDevice {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.mtu;
-        // The demultiplexer verified them before it chose this flow.
+        // The demultiplexer verified them before it chose this flow, and `Sending` writes TCP's after mending the window.
         capabilities.checksum.ipv4 = Checksum::Tx;
-        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities.checksum.tcp = Checksum::None;
         capabilities
     }
 }
@@ -345,7 +371,11 @@ impl TxToken for Sending<'_> {
         let mut packet = BytesMut::zeroed(bytes);
         let result = write(&mut packet);
         self.0.room = self.0.room.saturating_sub(1);
-        self.0.last_sent = Segment::of_own(&packet);
+        self.0.last_sent = Segment::of_own(&packet).map(|segment| {
+            let segment = self.0.windows.handle_sent(&segment);
+            replies::seal(&mut packet, self.0.key, &segment);
+            segment
+        });
         self.0.outbox.push(packet);
         result
     }

@@ -30,6 +30,7 @@ mod port;
 mod replies;
 mod stack;
 mod timers;
+mod window;
 
 /// Dials that wait for the driver; further ones wait at the handle.
 const DIALS_MAX: usize = 64;

@@ -4,11 +4,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     IPV4_MIN_MTU, IPV6_MIN_MTU, Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, Icmpv6DstUnreachable, Icmpv6Packet,
-    Icmpv6Repr, IpAddress, IpProtocol, IpRepr, Ipv4Repr, Ipv6Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+    Icmpv6Repr, IpAddress, IpProtocol, IpRepr, Ipv4Repr, Ipv6Repr, TcpControl, TcpOption, TcpPacket, TcpRepr,
+    TcpSeqNumber,
 };
 
 use super::flow::FlowKey;
@@ -25,6 +26,10 @@ pub(super) struct Segment {
     pub(super) syn: bool,
     pub(super) fin: bool,
     pub(super) rst: bool,
+    /// As it stands in the header, unscaled.
+    pub(super) window: u16,
+    /// The window scale option of a SYN.
+    pub(super) scale: Option<u8>,
     /// Bytes of payload.
     pub(super) payload_bytes: u32,
 }
@@ -48,11 +53,7 @@ impl Segment {
 
     /// Reads the header of a segment of our own.
     pub(super) fn of_own(packet: &[u8]) -> Option<Self> {
-        let header_bytes = match packet.first()? >> 4 {
-            6 => 40,
-            _ => 20,
-        };
-        TcpPacket::new_checked(packet.get(header_bytes..)?).ok().map(|packet| Self::read(&packet))
+        TcpPacket::new_checked(packet.get(ip_header_bytes(packet)..)?).ok().map(|packet| Self::read(&packet))
     }
 
     /// The sequence number behind this segment.
@@ -67,9 +68,41 @@ impl Segment {
             syn: packet.syn(),
             fin: packet.fin(),
             rst: packet.rst(),
+            window: packet.window_len(),
+            scale: if packet.syn() { window_scale(packet.options()) } else { None },
             payload_bytes: u32::try_from(packet.payload().len()).expect("an IP packet has at most 64 KiB"),
         }
     }
+}
+
+/// Writes the sequence number and window of `segment`, and the checksum, into the packet that carries it.
+pub(super) fn seal(packet: &mut [u8], key: FlowKey, segment: &Segment) {
+    let header_bytes = ip_header_bytes(packet);
+    let mut tcp = TcpPacket::new_unchecked(&mut packet[header_bytes..]);
+    tcp.set_seq_number(signed(segment.seq));
+    tcp.set_window_len(segment.window);
+    tcp.fill_checksum(&key.local.ip().into(), &key.remote.ip().into());
+}
+
+/// The length of an IP header without options or extensions; packets with any were refused.
+fn ip_header_bytes(packet: &[u8]) -> usize {
+    match packet.first().map(|first| first >> 4) {
+        Some(6) => 40,
+        _ => 20,
+    }
+}
+
+/// Looks for the window scale option (RFC 7323 §2.2).
+fn window_scale(mut options: &[u8]) -> Option<u8> {
+    while !options.is_empty() {
+        let (rest, option) = TcpOption::parse(options).ok()?;
+        match option {
+            TcpOption::WindowScale(scale) => return Some(scale),
+            TcpOption::EndOfList => return None,
+            _ => options = rest,
+        }
+    }
+    None
 }
 
 /// The RST that answers `segment` (RFC 9293 §3.10.7.1), or `None` if it was one itself.
@@ -84,9 +117,18 @@ pub(super) fn reset(key: FlowKey, segment: &Segment) -> Option<BytesMut> {
     Some(control(key, TcpControl::Rst, seq, ack))
 }
 
-/// An empty ACK, sent by `key.local`.
+/// An empty ACK, sent by `key.local`, with a closed window.
 pub(super) fn acknowledge(key: FlowKey, seq: u32, ack: u32) -> BytesMut {
     control(key, TcpControl::None, seq, Some(ack))
+}
+
+/// The empty ACK that the sender of `segment` would send next.
+pub(super) fn repeated_ack(key: FlowKey, segment: &Segment) -> (Bytes, Segment) {
+    let repeated = Segment { seq: segment.next_seq(), fin: false, payload_bytes: 0, ..*segment };
+    let from_peer = FlowKey { local: key.remote, remote: key.local };
+    let mut packet = acknowledge(from_peer, repeated.seq, repeated.ack.unwrap_or_default());
+    seal(&mut packet, from_peer, &repeated);
+    (packet.freeze(), repeated)
 }
 
 /// An ICMP message to us.

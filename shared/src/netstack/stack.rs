@@ -61,7 +61,7 @@ enum Slot {
 struct Pending {
     cell: Arc<FlowCell>,
     syn: Bytes,
-    seq: u32,
+    segment: Segment,
 }
 
 #[derive(Debug)]
@@ -271,12 +271,12 @@ impl Stack {
             }
             Some(Slot::Pending(pending)) => {
                 if segment.syn && segment.ack.is_none() && !segment.rst {
-                    if segment.seq == pending.seq {
+                    if segment.seq == pending.segment.seq {
                         return Err(DropReason::SynRepeated);
                     }
                     // The peer gave its first attempt up and uses the port again.
-                    (pending.syn, pending.seq) = (packet, segment.seq);
-                } else if segment.rst && segment.seq == pending.seq.wrapping_add(1) {
+                    (pending.syn, pending.segment) = (Bytes::copy_from_slice(&packet), *segment);
+                } else if segment.rst && segment.seq == pending.segment.seq.wrapping_add(1) {
                     finish(&mut pending.cell.lock(), End::Reset);
                     self.forget(key);
                 }
@@ -323,7 +323,7 @@ impl Stack {
         self.arrivals.push_back(cell.clone());
         // The packet may be a slice of a large buffer that would live as long as the SYN waits.
         let syn = Bytes::copy_from_slice(packet);
-        self.slots.insert(key, Slot::Pending(Pending { cell, syn, seq: segment.seq }));
+        self.slots.insert(key, Slot::Pending(Pending { cell, syn, segment: *segment }));
         self.pending += 1;
         self.timers.schedule(key, now + PENDING_MAX);
         Ok(())
@@ -364,18 +364,17 @@ impl Stack {
         }
         let shape = self.shape();
         let Some(Slot::Pending(pending)) = self.slots.get(&key) else { return };
-        let (cell, syn, seq) = (pending.cell.clone(), pending.syn.clone(), pending.seq);
+        let (cell, syn, segment) = (pending.cell.clone(), pending.syn.clone(), pending.segment);
         self.forget(key);
         let abandoned = cell.lock().abandoned;
         if decision == Decision::Refused || abandoned {
             finish(&mut cell.lock(), End::Reset);
-            let segment = Segment { seq, ack: None, syn: true, fin: false, rst: false, payload_bytes: 0 };
             if let Some(reset) = replies::reset(key, &segment) {
                 let _ = self.answer(reset).map_err(|reason| self.shared.drops.count(reason));
             }
             return;
         }
-        match Live::accept(cell.clone(), shape, syn, now) {
+        match Live::accept(cell.clone(), shape, (syn, segment), now) {
             Some(live) => self.install(live, true),
             None => finish(&mut cell.lock(), End::Aborted),
         }
