@@ -1,30 +1,45 @@
-//! What `underpass tunnel run` is told on its command line.
+//! From what was typed after `tunnel run` ([`RunArgs`]) to what it means ([`RunConfig`]).
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use underpass_shared::identity::NodeName;
+use underpass_shared::{
+    enrolment::{EnrolmentToken, TokenError},
+    identity::{NodeName, ProjectName},
+};
 
-/// The arguments of `tunnel run`, as typed.
-#[derive(Args)]
+use crate::node::publish::{Publication, Published, PublishedTwice};
+
+/// What `underpass tunnel run` was given.
+#[derive(Clone, Args)]
 pub struct RunArgs {
-    /// The TunnelNode that this agent serves
+    /// The TunnelNode to be an agent of
     pub node: NodeName,
-    /// Enrolment token, as `underpass tunnel token NODE` prints it; needed on the first run only
+
+    /// Enrolment token, as `underpass tunnel token NODE` prints it; needed once, on the first start
     #[arg(long, env = "UNDERPASS_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
     pub token: Option<String>,
+
     /// File that holds the enrolment token
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Directory for the agent's key and certificate
-    #[arg(long, value_name = "DIR")]
+
+    /// Where key and certificate are kept, readable by you alone
+    /// [default: /var/lib/underpass as root, else ~/.local/state/underpass; then PROJECT/NODE]
+    #[arg(long, value_name = "DIR", env = "UNDERPASS_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Offer only these local ports; PORT=LOCAL offers the local port LOCAL as PORT; may be repeated
-    #[arg(long, value_name = "PORT[=LOCAL]")]
-    pub publish: Vec<String>,
-    /// How TCP crosses the tunnel
-    #[arg(long, value_enum, default_value_t)]
+
+    /// Loopback port that the gateway may reach, or PORT=LOCALPORT; may be repeated [default: every port]
+    #[arg(long, value_name = "PORT[=LOCALPORT]")]
+    pub publish: Vec<Publication>,
+
+    /// How flows travel: over streams where the relay offers them, or as packets only
+    #[arg(long, value_enum, default_value_t = Lane::Auto)]
     pub lane: Lane,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,underpass_agent::link=debug`
+    #[arg(long, value_name = "FILTER", default_value = "warn", env = "UNDERPASS_LOG")]
+    pub log: String,
 }
 
 impl std::fmt::Debug for RunArgs {
@@ -33,12 +48,131 @@ impl std::fmt::Debug for RunArgs {
     }
 }
 
-/// How TCP crosses the tunnel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+/// Which of the two ways bytes cross a session are offered to the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Lane {
-    /// Streams, where the relay offers them
-    #[default]
+    /// Streams for TCP, packets for everything else.
     Auto,
-    /// IP packets only
+    /// Packets for everything, as with a peer that knows CONNECT-IP only.
     Packet,
+}
+
+/// What the agent was asked to be; nothing is left open.
+#[derive(Debug)]
+pub struct RunConfig {
+    pub project: ProjectName,
+    pub node: NodeName,
+    pub token: Option<EnrolmentToken>,
+    pub state_dir: PathBuf,
+    pub published: Published,
+    pub lane: Lane,
+}
+
+/// What was wrong with what was typed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--token-file {path}: cannot be read")]
+    TokenFile { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(
+        "the token is for node {token} of project {token_project}, not for {node} of {project}: ask for a token of that node, or run that node"
+    )]
+    OtherNode { token: NodeName, token_project: ProjectName, node: NodeName, project: ProjectName },
+    #[error(transparent)]
+    Published(#[from] PublishedTwice),
+}
+
+impl RunArgs {
+    /// What it means in `project`; `state_home` is the folder that holds this user's state (none: root's).
+    ///
+    /// A project that was not named is the token's.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn resolve(self, project: Option<ProjectName>, state_home: Option<PathBuf>) -> Result<RunConfig, ConfigError> {
+        let text = match (self.token, self.token_file) {
+            (Some(text), _) => Some(text),
+            (None, Some(path)) => {
+                Some(std::fs::read_to_string(&path).map_err(|source| ConfigError::TokenFile { path, source })?)
+            }
+            (None, None) => None,
+        };
+        let token: Option<EnrolmentToken> = text.map(|text| text.parse()).transpose()?;
+        let project = project.or_else(|| token.as_ref().map(|token| token.project.clone())).unwrap_or_default();
+        if let Some(token) = &token
+            && (token.node != self.node || token.project != project)
+        {
+            return Err(ConfigError::OtherNode {
+                token: token.node.clone(),
+                token_project: token.project.clone(),
+                node: self.node,
+                project,
+            });
+        }
+        let state_dir = self.state_dir.unwrap_or_else(|| {
+            let home = state_home.unwrap_or_else(|| PathBuf::from("/var/lib"));
+            home.join("underpass").join(project.as_str()).join(self.node.as_str())
+        });
+        let published = Published::new(&self.publish)?;
+        Ok(RunConfig { project, node: self.node, token, state_dir, published, lane: self.lane })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use underpass_shared::enrolment::{Fingerprint, Secret};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn resolve(args: &[&str]) -> Result<RunConfig, String> {
+        let command = Command::parse_from(["run"].iter().chain(args));
+        command.run.resolve(None, Some("/state".into())).map_err(|error| error.to_string())
+    }
+
+    fn token(project: &str) -> String {
+        let token = EnrolmentToken {
+            project: project.parse().unwrap(),
+            node: "office".parse().unwrap(),
+            relays: vec!["127.0.0.1:1".to_owned()],
+            ca: Fingerprint::of(b""),
+            secret: Secret::from_bytes([0; 32]),
+        };
+        token.to_string()
+    }
+
+    #[test]
+    fn state_is_kept_apart_by_project_and_node() {
+        assert_eq!(resolve(&["office"]).unwrap().state_dir, PathBuf::from("/state/underpass/default/office"));
+        let other = resolve(&["office", "--token", &token("other")]).unwrap();
+        assert_eq!(other.state_dir, PathBuf::from("/state/underpass/other/office"));
+    }
+
+    #[test]
+    fn a_token_for_another_node_is_refused_by_name() {
+        let error = resolve(&["home", "--token", &token("default")]).unwrap_err();
+        assert!(
+            error.starts_with("the token is for node office of project default, not for home of default"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_missing_token_file_is_named() {
+        let error = resolve(&["office", "--token-file", "/nonexistent/token"]).unwrap_err();
+        assert_eq!(error, "--token-file /nonexistent/token: cannot be read");
+    }
+
+    #[test]
+    fn contradicting_publications_are_refused() {
+        let error = resolve(&["office", "--publish", "80=1", "--publish", "80=2"]).unwrap_err();
+        assert_eq!(error, "port 80 is published twice, as 1 and as 2: leave one out");
+    }
 }

@@ -4,7 +4,10 @@ pub mod app;
 pub mod cli;
 pub mod config;
 
+pub mod device;
 pub mod link;
 pub mod node;
+pub mod service;
+pub mod state_dir;
 
 pub mod clock;

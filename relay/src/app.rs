@@ -1,1 +1,239 @@
-//! To be written.
+//! The composition root: makes the parts, joins them, and owns the order of start and stop.
+//!
+//! Bind first and say where, run second. Stop: accept nothing new, finish what is in flight, tell the agents, go.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use underpass_shared::{host, identity::RelayId, quic};
+
+use crate::{
+    api::{self, Api},
+    authority::{self, Authority},
+    clock,
+    config::Config,
+    controller::{Controller, Parts},
+    enrolment::Enrolment,
+    listener::{self, Gateway},
+    ports::Ports,
+    proxy::{Routing, may_dial::DialPolicy},
+    store::Store,
+    translate::Settings,
+    tunnel::{Acceptor, Tunnels},
+    worker::Workers,
+};
+
+/// How long agents may take to leave a relay that stops, once no request is in flight any more.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// Runs the relay until it is told to stop (SIGTERM, SIGINT); a second signal does not wait.
+///
+/// # Errors
+/// What keeps it from starting: a port in use, a data directory that cannot be used.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    if let Some(files) = host::raise_open_files() {
+        info!(files, "open files allowed");
+    }
+    let workers = Workers::start(config.workers).context("cannot start the worker threads")?;
+    let control = Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    control.block_on(async {
+        let stop = stop_on_signal().context("cannot wait for signals")?;
+        let relay = Relay::build(config, &workers).await?;
+        relay.run(&workers, stop).await;
+        anyhow::Ok(())
+    })
+}
+
+fn stop_on_signal() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+        asked.cancel();
+        tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+        std::process::exit(130);
+    });
+    Ok(stop)
+}
+
+/// The parts, bound and joined, not yet running.
+struct Relay {
+    endpoint: quinn::Endpoint,
+    acceptor: Acceptor,
+    api: (TcpListener, Arc<rustls::ServerConfig>, Arc<Api>),
+    controller: Controller,
+    drain_timeout: Duration,
+}
+
+impl Relay {
+    async fn build(config: Config, workers: &Workers) -> anyhow::Result<Self> {
+        let now = clock::now();
+        let store = Store::open(&config.data_dir)?;
+        let authority = Authority::load_or_create(&store, now).await?;
+        let relay = relay_id();
+
+        let names: Vec<String> = config.tunnel_addresses.iter().filter_map(|address| host_of(address)).collect();
+        let certified = authority.relay_certificate(&relay, &names, now)?;
+        let tls = quic::tls::server((certified.chain.clone(), certified.key.clone_key()), authority.ca_der().clone())?;
+        let endpoint = {
+            // quinn looks for the runtime that its socket belongs to.
+            let _tunnel = workers.tunnel().enter();
+            quic::endpoint::listen(config.tunnel_listen, tls)
+                .with_context(|| busy("the tunnel port", "UDP", config.tunnel_listen, "--tunnel-listen"))?
+        };
+        let bound = endpoint.local_addr()?;
+        println!("listening tunnel {bound}");
+        let addresses = if config.tunnel_addresses.is_empty() {
+            vec![reachable(bound).to_string()]
+        } else {
+            config.tunnel_addresses.clone()
+        };
+
+        let listener = TcpListener::bind(config.api_listen)
+            .await
+            .with_context(|| busy("the API", "TCP", config.api_listen, "--api-listen"))?;
+        let api_address = listener.local_addr()?;
+        let url = format!("https://{}", loopback_if_wildcard(api_address));
+        authority::kubeconfig::write(&config.data_dir, &url, &authority, now)?;
+        println!("listening api {url}");
+
+        let enrolment = Enrolment::new(store.clone(), authority.clone(), addresses.clone());
+        let api_tls = Arc::new(authority::tls::api_config(&authority, &certified)?);
+        let api = Arc::new(Api::new(store.clone(), enrolment.clone()));
+        let tunnels = Tunnels::new(workers.tunnel().clone());
+        let dial_policy = DialPolicy {
+            allow_backends: config.gateway.allowed_backends.clone(),
+            own: vec![api_address, bound],
+            overlays: Vec::new(),
+        };
+        let gateway = Gateway::new(Arc::new(Routing::new(tunnels.clone(), dial_policy.clone())));
+        let certified = authority.gateway_certificate(&[], now)?;
+        gateway.tls.store(Some(listener::tls::server_config(certified.chain, certified.key)?));
+        let controller = Controller::new(Parts {
+            store,
+            enrolment: enrolment.clone(),
+            tunnels: tunnels.clone(),
+            gateway: gateway.clone(),
+            ports: Ports::new(config.gateway.clone(), on_each(workers, &gateway).await?),
+            settings: Settings {
+                tunnel_domains: config.tunnel_domains,
+                addresses: gateway_addresses(&config.gateway.addresses),
+                dial_policy,
+                ..Settings::default()
+            },
+            relay,
+            addresses,
+        });
+        Ok(Self {
+            endpoint,
+            acceptor: Acceptor { tunnels, enrolment },
+            api: (listener, api_tls, api),
+            controller,
+            drain_timeout: config.drain_timeout,
+        })
+    }
+
+    async fn run(mut self, workers: &Workers, stop: CancellationToken) {
+        let (drain, api_stop) = (CancellationToken::new(), CancellationToken::new());
+        let accepting = workers.tunnel().spawn(self.acceptor.run(self.endpoint.clone(), drain.clone()));
+        let (listener, tls, api) = self.api;
+        let api = tokio::spawn(api::serve(listener, tls, api, api_stop.clone()));
+        self.controller.start().await;
+        println!("ready");
+
+        let ports = self.controller.run(stop).await;
+        info!("stopping: requests in flight may finish");
+        let deadline = clock::instant() + self.drain_timeout;
+        for (runtime, worker) in ports.close() {
+            match runtime.spawn(async move { worker.drain(deadline).await }).await {
+                Ok(0) => {}
+                Ok(cut) => warn!(connections = cut, "requests were still in flight"),
+                Err(error) => warn!(%error, "a worker could not be drained"),
+            }
+        }
+        drain.cancel();
+        if timeout(LEAVE, accepting).await.is_err() {
+            self.endpoint.close(NO_ERROR.into(), b"the relay is stopping");
+            self.endpoint.wait_idle().await;
+        }
+        api_stop.cancel();
+        // What the API has begun to write is durable before it answers; it ends by its own limits.
+        let _ = timeout(LEAVE, api).await;
+        info!("stopped");
+    }
+}
+
+/// Close code of an orderly end (RFC 9114 §8.1, `H3_NO_ERROR`).
+const NO_ERROR: u32 = 0x100;
+
+/// One gateway worker in each thread's runtime.
+async fn on_each(
+    workers: &Workers,
+    gateway: &Arc<Gateway>,
+) -> anyhow::Result<Vec<(tokio::runtime::Handle, Arc<listener::Worker>)>> {
+    let mut made = Vec::new();
+    for handle in workers.handles() {
+        let gateway = gateway.clone();
+        let worker = handle.spawn(async move { listener::Worker::new(gateway) }).await?;
+        made.push((handle.clone(), worker));
+    }
+    Ok(made)
+}
+
+/// This relay's name among those of the deployment: the host's, made fit.
+fn relay_id() -> RelayId {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let label = host.split('.').next().unwrap_or_default().trim().to_ascii_lowercase();
+    label.parse().unwrap_or_else(|_| RelayId::parse("relay").expect("a label"))
+}
+
+fn host_of(address: &str) -> Option<String> {
+    let (host, _) = address.rsplit_once(':')?;
+    Some(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+fn busy(what: &str, protocol: &str, address: SocketAddr, flag: &str) -> String {
+    format!("{what} cannot listen on {protocol} {address}: is another relay running? Choose another with {flag}")
+}
+
+/// An address that others may dial: the bound one, or for the wildcard the one this host would use to reach others.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    // Connecting a UDP socket sends nothing; it only asks the routing table (an address of RFC 5737).
+    let own = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .and_then(|socket| socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).and_then(|()| socket.local_addr()));
+    SocketAddr::new(own.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()), bound.port())
+}
+
+fn loopback_if_wildcard(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// What Gateways say of their addresses: those asked for, or the one that others may dial.
+fn gateway_addresses(asked: &[IpAddr]) -> Vec<String> {
+    if asked.is_empty() {
+        return vec![reachable((Ipv4Addr::UNSPECIFIED, 0).into()).ip().to_string()];
+    }
+    asked.iter().map(ToString::to_string).collect()
+}

@@ -78,8 +78,8 @@ const EXAMPLE: &str = "Example, without any privilege:
 #[derive(Debug, Clone)]
 pub struct Config {
     pub data_dir: PathBuf,
-    /// Tried in order: the second serves hosts without IPv6.
-    pub tunnel_listen: Vec<SocketAddr>,
+    /// The wildcard `[::]` takes IPv4 too.
+    pub tunnel_listen: SocketAddr,
     /// Empty: taken from the bound address.
     pub tunnel_addresses: Vec<String>,
     pub api_listen: SocketAddr,
@@ -135,10 +135,7 @@ impl Written {
         }
         Ok(Config {
             data_dir,
-            tunnel_listen: self.tunnel_listen.map_or_else(
-                || vec![(Ipv6Addr::UNSPECIFIED, TUNNEL_PORT).into(), (Ipv4Addr::UNSPECIFIED, TUNNEL_PORT).into()],
-                |address| vec![address],
-            ),
+            tunnel_listen: self.tunnel_listen.unwrap_or((Ipv6Addr::UNSPECIFIED, TUNNEL_PORT).into()),
             tunnel_addresses: self.tunnel_address,
             api_listen: self.api_listen,
             gateway: GatewayConfig { addresses: self.gateway_address, port_map, allowed_backends: self.allow_backend },
@@ -205,7 +202,7 @@ mod tests {
     fn nothing_typed_is_a_whole_configuration() {
         let config = resolve(&[]).unwrap();
         assert_eq!(config.data_dir, PathBuf::from("/state/underpass-relay"));
-        assert_eq!(config.tunnel_listen, ["[::]:7443".parse().unwrap(), "0.0.0.0:7443".parse().unwrap()]);
+        assert_eq!(config.tunnel_listen, "[::]:7443".parse().unwrap());
         assert_eq!(config.api_listen, "127.0.0.1:6443".parse().unwrap());
         assert_eq!((config.workers, config.tunnel_domains), (4, vec!["tun.internal".to_owned()]));
     }

@@ -1,1 +1,298 @@
-//! To be written.
+//! From resources to what is served: changed → snapshot → translate → publish → write statuses back if they changed.
+//!
+//! The one writer of the route table, of the Gateways' sockets and of statuses. Runs off the data cores.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use ipnet::IpNet;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use underpass_shared::{
+    identity::{ProjectName, RelayId},
+    resource::{
+        condition::{Condition, ConditionStatus},
+        kind::Kind,
+        tunnel_node::{AgentStatus, TunnelNodeStatus},
+    },
+};
+
+use crate::{
+    clock,
+    enrolment::Enrolment,
+    listener::{self, Gateway},
+    ports::Ports,
+    store::{
+        Store,
+        object::{Object, ObjectKey, Objects},
+    },
+    translate::{self, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus},
+    tunnel::{Connected, Tunnels},
+};
+
+/// When something could not be done, such as binding a port, it is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The parts that the controller joins, and what it remembers between two rounds.
+#[derive(Debug)]
+pub struct Controller {
+    store: Store,
+    enrolment: Enrolment,
+    tunnels: Tunnels,
+    gateway: Arc<Gateway>,
+    ports: Ports,
+    settings: Settings,
+    relay: RelayId,
+    /// `host:port` that agents dial.
+    addresses: Vec<String>,
+    owners: translate::Owners,
+    /// The nodes of the last round; a session is checked again only when one has gone.
+    nodes: BTreeSet<String>,
+}
+
+/// What [`Controller::new`] joins.
+#[derive(Debug)]
+pub struct Parts {
+    pub store: Store,
+    pub enrolment: Enrolment,
+    pub tunnels: Tunnels,
+    pub gateway: Arc<Gateway>,
+    pub ports: Ports,
+    pub settings: Settings,
+    pub relay: RelayId,
+    pub addresses: Vec<String>,
+}
+
+impl Controller {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, enrolment, tunnels, gateway, ports, settings, relay, addresses } = parts;
+        let (owners, nodes) = (translate::Owners::default(), BTreeSet::new());
+        Self { store, enrolment, tunnels, gateway, ports, settings, relay, addresses, owners, nodes }
+    }
+
+    /// One round now, so that everything is served when this returns.
+    pub async fn start(&mut self) {
+        self.reconcile().await;
+    }
+
+    /// A round after each change, until `stop` is cancelled; gives back the sockets' workers to be drained.
+    pub async fn run(mut self, stop: CancellationToken) -> Ports {
+        let (mut objects, mut agents) = (self.store.changes(), self.tunnels.changes());
+        // A change between `start` and here would be missed otherwise.
+        objects.mark_changed();
+        loop {
+            tokio::select! {
+                changed = objects.changed() => if changed.is_err() { break },
+                changed = agents.changed() => if changed.is_err() { break },
+                () = sleep(RETRY), if !self.settings.ports_unavailable.is_empty() => {}
+                () = stop.cancelled() => break,
+            }
+            objects.mark_unchanged();
+            agents.mark_unchanged();
+            self.reconcile().await;
+        }
+        self.ports
+    }
+
+    async fn reconcile(&mut self) {
+        let objects = self.store.snapshot();
+        let snapshot = Snapshot { projects: typed(&objects), owners: std::mem::take(&mut self.owners) };
+        let mut translation = translate::translate(&snapshot, &self.settings);
+        let unavailable = self.ports.apply(&listener::wanted(&translation.table));
+        if unavailable != self.settings.ports_unavailable {
+            self.settings.ports_unavailable = unavailable;
+            translation = translate::translate(&snapshot, &self.settings);
+        }
+        self.owners = translation.owners;
+        self.publish_policy(&objects);
+        self.gateway.routing.table.store(Arc::new(translation.table));
+        self.cut_deleted(&objects).await;
+        self.write_statuses(&objects, translation.wanted).await;
+    }
+
+    /// What backends may not be: the relay itself and any project's overlay.
+    fn publish_policy(&self, objects: &Objects) {
+        let current = self.gateway.routing.dial_policy.load();
+        let mut policy = self.settings.dial_policy.clone();
+        policy.own.extend(self.ports.addresses());
+        let overlays = objects.of(None, Kind::Project).filter_map(|project| prefix_of(project)?.parse().ok());
+        policy.overlays.extend(overlays.map(IpNet::V6));
+        if **current != policy {
+            self.gateway.routing.dial_policy.store(Arc::new(policy));
+        }
+    }
+
+    /// Cuts the sessions of agents that the store does not know any more.
+    async fn cut_deleted(&mut self, objects: &Objects) {
+        let nodes: BTreeSet<String> = objects
+            .iter()
+            .filter(|object| object.key.kind == Kind::TunnelNode)
+            .map(|object| object.body.uid.clone())
+            .collect();
+        if !self.nodes.is_subset(&nodes) {
+            let connected = self.tunnels.connected();
+            let checks = connected.iter().map(|agent| self.enrolment.admit(&agent.identity));
+            let admitted: BTreeMap<_, _> = connected
+                .iter()
+                .map(|agent| agent.identity.clone())
+                .zip(join_all(checks).await)
+                .filter_map(|(identity, admission)| Some((identity, admission.ok()?)))
+                .collect();
+            self.tunnels.cut_unless(|identity| admitted.get(identity).copied());
+        }
+        self.nodes = nodes;
+    }
+
+    async fn write_statuses(&self, objects: &Objects, wanted: Vec<WantedStatus>) {
+        let now = timestamp(clock::now());
+        let connected = self.tunnels.connected();
+        let mut writes = Vec::new();
+        for wanted in wanted {
+            let key = ObjectKey {
+                kind: wanted.status.kind(),
+                project: Some(wanted.project.clone()),
+                namespace: wanted.namespace.clone(),
+                name: wanted.name.clone(),
+            };
+            let Some(object) = objects.get(&key) else { continue };
+            let mut status = wanted.status;
+            if let Status::TunnelNode(conditions) = &mut status {
+                let agents = of_node(&connected, &wanted.project, &wanted.name).count();
+                conditions.push(ready(&wanted.name, agents, object.body.generation));
+            }
+            let current = object.body.status.as_ref();
+            status.keep_times(current.and_then(|current| stored(key.kind, current)).as_ref(), &now);
+            let status = match status {
+                Status::TunnelNode(conditions) => self.node_status(object, &wanted.project, conditions, &connected),
+                Status::GatewayClass(status) => json(&status),
+                Status::Gateway(status) => json(&status),
+                Status::HttpRoute(status) => json(&status),
+                Status::Backend(status) => json(&status),
+            };
+            if object.body.status.as_ref() != Some(&status) {
+                writes.push(self.store.replace_status(key, status, Some(object.body.revision)));
+            }
+        }
+        for written in join_all(writes).await {
+            // A conflict means that the object changed meanwhile: another round follows.
+            if let Err(error) = written {
+                tracing::debug!(%error, "a status was not written");
+            }
+        }
+    }
+
+    fn node_status(
+        &self,
+        node: &Object,
+        project: &ProjectName,
+        conditions: Vec<Condition>,
+        connected: &[Connected],
+    ) -> Value {
+        let agents = of_node(connected, project, &node.key.name).map(|agent| AgentStatus {
+            name: agent.identity.agent.to_string(),
+            connected_at: timestamp(agent.since),
+            agent_address: agent.admission.prefix().address().to_string(),
+            relay: self.relay.to_string(),
+        });
+        json(&TunnelNodeStatus {
+            addresses: self.addresses.clone(),
+            prefix: prefix_of(node).map(str::to_owned),
+            agents: agents.collect(),
+            conditions,
+        })
+    }
+}
+
+/// The overlay prefix that a project or node was given when it was made, and keeps.
+fn prefix_of(object: &Object) -> Option<&str> {
+    object.body.status.as_ref()?.get("prefix")?.as_str()
+}
+
+fn of_node<'a>(
+    connected: &'a [Connected],
+    project: &'a ProjectName,
+    node: &'a str,
+) -> impl Iterator<Item = &'a Connected> {
+    connected.iter().filter(move |agent| agent.identity.project == *project && agent.identity.node.as_str() == node)
+}
+
+/// Whether a node's services can be reached.
+fn ready(node: &str, agents: usize, generation: i64) -> Condition {
+    let (status, reason, message) = match agents {
+        0 => (
+            ConditionStatus::False,
+            "NoAgents",
+            format!("no agent is connected; `underpass tunnel token {node}` invites one"),
+        ),
+        1 => (ConditionStatus::True, "AgentsConnected", "1 agent is connected".to_owned()),
+        many => (ConditionStatus::True, "AgentsConnected", format!("{many} agents are connected")),
+    };
+    Condition {
+        kind: "Ready".to_owned(),
+        status,
+        observed_generation: generation,
+        last_transition_time: String::new(),
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+/// A project's resources as `translate` takes them.
+fn typed(objects: &Objects) -> BTreeMap<ProjectName, ProjectSnapshot> {
+    objects
+        .projects()
+        .map(|project| {
+            let snapshot = ProjectSnapshot {
+                gateway_classes: of_kind(objects, &project, Kind::GatewayClass),
+                gateways: of_kind(objects, &project, Kind::Gateway),
+                routes: of_kind(objects, &project, Kind::HttpRoute),
+                backends: of_kind(objects, &project, Kind::Backend),
+                nodes: of_kind(objects, &project, Kind::TunnelNode),
+            };
+            (project, snapshot)
+        })
+        .collect()
+}
+
+fn of_kind<T: DeserializeOwned>(objects: &Objects, project: &ProjectName, kind: Kind) -> Vec<T> {
+    let typed = objects.of(Some(project), kind).filter_map(|object| {
+        object
+            .typed()
+            .inspect_err(|error| warn!(name = %object.key.name, %error, "a stored object is not understood"))
+            .ok()
+    });
+    typed.collect()
+}
+
+/// A stored status, as far as it is ours.
+fn stored(kind: Kind, status: &Value) -> Option<Status> {
+    fn read<T: DeserializeOwned>(status: &Value) -> Option<T> {
+        serde_json::from_value(status.clone()).ok()
+    }
+    match kind {
+        Kind::GatewayClass => read(status).map(Status::GatewayClass),
+        Kind::Gateway => read(status).map(Status::Gateway),
+        Kind::HttpRoute => read(status).map(Status::HttpRoute),
+        Kind::Backend => read(status).map(Status::Backend),
+        Kind::TunnelNode => read::<TunnelNodeStatus>(status).map(|status| Status::TunnelNode(status.conditions)),
+        Kind::Project | Kind::Proxy => None,
+    }
+}
+
+fn json(status: &impl Serialize) -> Value {
+    serde_json::to_value(status).expect("plain structs always serialise")
+}
+
+fn timestamp(at: OffsetDateTime) -> String {
+    let seconds = at.replace_nanosecond(0).expect("0 is a nanosecond");
+    seconds.format(&Rfc3339).expect("the clock's year has four digits")
+}

@@ -5,6 +5,7 @@
 pub mod app;
 pub mod config;
 pub mod controller;
+pub mod ports;
 
 pub mod api;
 pub mod authority;

@@ -3,6 +3,7 @@
 //! Everything here is pure, but for `quic` and `netstack`: those two alone name tokio, quinn or smoltcp.
 
 pub mod enrolment;
+pub mod host;
 pub mod identity;
 pub mod netstack;
 pub mod packet;

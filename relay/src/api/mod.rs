@@ -23,14 +23,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
-use underpass_shared::identity::Identity;
+use underpass_shared::{
+    identity::Identity,
+    quic::tls::{PeerIdentityError, identity_of},
+};
 
 use self::exchange::{CloseAfter, Done};
-use crate::{
-    authority::tls::{IdentityFault, identity_of},
-    enrolment::Enrolment,
-    store::Store,
-};
+use crate::{enrolment::Enrolment, store::Store};
 
 /// How many requests are worked on at once; more are answered 429.
 const IN_FLIGHT_MAX: usize = 32;
@@ -77,7 +76,7 @@ impl Api {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Caller {
     Anonymous,
-    Unknown(IdentityFault),
+    Unknown(PeerIdentityError),
     Known(Identity),
 }
 

@@ -2,10 +2,10 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use rcgen::{CertificateSigningRequest, PKCS_RSA_SHA256};
 use rustls::pki_types::{ServerName, UnixTime, pem::PemObject as _};
+use underpass_shared::quic::tls::{PeerIdentityError, identity_of};
 
 use super::{
     kubeconfig::{CA_FILE, KUBECONFIG_FILE},
-    tls::{IdentityFault, identity_of},
     *,
 };
 
@@ -126,7 +126,7 @@ fn a_relays_certificate_serves_its_names_and_is_no_client() {
 #[test]
 fn a_gateways_certificate_is_no_relays() {
     let certified = authority().gateway_certificate(&["app.example.com".to_owned()], now()).unwrap();
-    assert_eq!(identity_of(&certified.chain[0]), Err(IdentityFault::NotOne));
+    assert_eq!(identity_of(&certified.chain[0]), Err(PeerIdentityError::None));
     let parsed = webpki::EndEntityCert::try_from(&certified.chain[0]).unwrap();
     let name = ServerName::try_from("app.example.com").unwrap();
     parsed.verify_is_valid_for_subject_name(&name).unwrap();

@@ -1,25 +1,14 @@
-//! Reading identities out of certificates, and the TLS settings of the API port.
+//! The TLS settings of the API port.
 
 use std::sync::Arc;
 
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::CertificateDer,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use underpass_shared::identity::Identity;
 
 use super::{Authority, Certified};
-
-/// Why a certificate that our CA signed has no identity.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IdentityFault {
-    #[error("the certificate cannot be read")]
-    Unreadable,
-    #[error("the certificate carries no identity of this system, or more than one")]
-    NotOne,
-}
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -28,19 +17,6 @@ pub enum TlsError {
     Verifier(#[from] rustls::server::VerifierBuilderError),
     #[error("the certificate cannot be served")]
     Certificate(#[from] rustls::Error),
-}
-
-/// Who `certificate` says its holder is. Only for certificates that were verified against the CA.
-///
-/// # Errors
-/// See [`IdentityFault`].
-pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, IdentityFault> {
-    let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|_| IdentityFault::Unreadable)?;
-    let mut names = parsed.valid_uri_names();
-    match (names.next(), names.next()) {
-        (Some(name), None) => name.parse().map_err(|_| IdentityFault::NotOne),
-        _ => Err(IdentityFault::NotOne),
-    }
 }
 
 /// The one cryptographic provider of this program.

@@ -11,7 +11,6 @@ use time::{Duration, OffsetDateTime};
 use underpass_shared::{
     enrolment::{EnrolRequest, EnrolmentToken, Issued, Refusal, RefusalReason, Secret},
     identity::{AgentIdentity, NodeName, ProjectName},
-    prefix::{AgentNumber, NodeNumber, ProjectPrefix},
     resource::kind::Kind,
 };
 
@@ -23,6 +22,7 @@ use crate::{
         record::RecordKey,
         state::{State, WriteError, timestamp},
     },
+    tunnel::registry::Admission,
 };
 
 /// The most tokens that are remembered, spent and expired ones included.
@@ -42,14 +42,6 @@ pub struct Enrolment {
 struct Issuer {
     authority: Authority,
     relays: Arc<[String]>,
-}
-
-/// An agent's place in the overlay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Admission {
-    pub project_prefix: ProjectPrefix,
-    pub node_number: NodeNumber,
-    pub agent_number: AgentNumber,
 }
 
 /// What the store knows of a token.
@@ -220,16 +212,16 @@ fn admit(state: &State, agent: &AgentIdentity) -> Result<Admission, Refusal> {
         ),
         other => of_write(&other),
     };
-    let node_number = lifecycle::node_number(state, project, node).map_err(no_node)?;
-    let project_prefix = lifecycle::project_prefix(state, project).map_err(no_node)?;
-    let agent_number = lifecycle::agent_number(state, project, node, agent).map_err(no_node)?.ok_or_else(|| {
+    let number = lifecycle::node_number(state, project, node).map_err(no_node)?;
+    let prefix = lifecycle::project_prefix(state, project).map_err(no_node)?;
+    let agent = lifecycle::agent_number(state, project, node, agent).map_err(no_node)?.ok_or_else(|| {
         let message = format!(
             "agent {agent} is not enrolled with node {node}: the node was deleted and made anew; \
              enrol again with a token from `underpass tunnel token {node}`"
         );
         refusal(RefusalReason::Revoked, message)
     })?;
-    Ok(Admission { project_prefix, node_number, agent_number })
+    Ok(Admission { project: prefix, node: number, agent })
 }
 
 /// Forgets tokens that expired long ago, and refuses one more when there are too many still.

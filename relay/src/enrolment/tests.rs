@@ -6,7 +6,9 @@ use serde_json::json;
 use underpass_shared::identity::Identity;
 
 use super::*;
-use crate::{authority::tls::identity_of, store::object::Draft};
+use underpass_shared::{prefix::NodeNumber, quic::tls::identity_of};
+
+use crate::store::object::Draft;
 
 struct Deployment {
     store: Store,
@@ -86,7 +88,7 @@ async fn a_token_buys_a_certificate_and_a_place() {
     assert_eq!(issued.not_after, now().unix_timestamp() + 7 * 86400);
 
     let admission = d.enrolment.admit(&identity(&request)).await.unwrap();
-    assert_eq!((admission.node_number, admission.agent_number.value()), (NodeNumber(1), 1));
+    assert_eq!((admission.node, admission.agent.value()), (NodeNumber(1), 1));
 }
 
 #[tokio::test]
@@ -196,7 +198,7 @@ async fn an_agent_renews_for_itself_only_and_keeps_its_place() {
     let issued = d.enrolment.renew(&identity(&two), &request("office", "a2"), later).await.unwrap();
     assert_eq!(issued.not_after, later.unix_timestamp() + 7 * 86400);
     assert_eq!(d.enrolment.admit(&identity(&two)).await.unwrap(), before);
-    assert_eq!(before.agent_number.value(), 2);
+    assert_eq!(before.agent.value(), 2);
 
     let (reason, message) = said(d.enrolment.renew(&identity(&one), &two, later).await);
     assert_eq!(reason, RefusalReason::WrongNode);

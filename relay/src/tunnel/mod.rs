@@ -1,21 +1,48 @@
 //! Tunnels: the sessions that agents hold with this relay, and how a request reaches a service behind one.
 //!
-//! Journey A crosses here from `proxy/upstream` to a QUIC stream.
+//! Journey A crosses here from `proxy/upstream` to a QUIC stream, or to packets for an agent that takes no streams.
+//! Pure parts: `registry` (who is where) and `packets` (what may go where).
 
+mod accept;
+mod flow;
+mod packets;
 pub mod registry;
+mod session;
+mod stack;
 
 use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll},
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Bytes, BytesMut};
+use time::OffsetDateTime;
+use tokio::{runtime::Handle, sync::watch, time::timeout};
+use tracing::debug;
 use underpass_shared::{
-    identity::{NodeName, ProjectName},
+    identity::{AgentIdentity, NodeName, ProjectName},
+    netstack::{DialError as StackError, PacketReceiver},
+    packet::IpView,
     prefix::AgentNumber,
+    quic::lane::{self, OpenError},
+    wire::preface::RefusedCode,
 };
+
+pub use self::{accept::Acceptor, flow::Flow, packets::Drop};
+use self::{
+    packets::{Ledger, Route},
+    registry::{Admission, Entry, Registry, SessionId},
+    session::Session,
+    stack::Stack,
+};
+
+/// How long an agent may take to reach its service: the agent's own limit and two round trips round the world.
+const DIAL: Duration = Duration::from_secs(7);
+
+/// How many sessions are tried for one flow when they turn out to be lost.
+const TRIES: usize = 3;
 
 /// A service behind an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,44 +72,225 @@ pub enum DialError {
     Overloaded { node: NodeName },
 }
 
-/// The sessions of this relay, by project and node. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Tunnels {}
+/// A connected agent, for the status of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    pub identity: AgentIdentity,
+    pub admission: Admission,
+    pub since: OffsetDateTime,
+}
 
-/// A TCP-like byte flow to a service behind an agent.
-///
-/// Half-close: `poll_shutdown` ends our direction only. Dropping it before both ends are done resets it.
+/// The sessions of this relay, by project and node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tunnels {
+    shared: Arc<Shared>,
+}
+
 #[derive(Debug)]
-pub struct Flow {
-    inner: tokio::io::DuplexStream,
+struct Shared {
+    registry: RwLock<Registry<Arc<Session>>>,
+    /// The relay's netstack by project, made with the project's first session that takes packets only.
+    stacks: RwLock<BTreeMap<ProjectName, Arc<Stack>>>,
+    ledger: Ledger,
+    changes: watch::Sender<u64>,
+    runtime: Handle,
 }
 
 impl Tunnels {
+    /// No sessions yet; netstacks will run on `runtime`, where the tunnel port does.
+    #[must_use]
+    pub fn new(runtime: Handle) -> Self {
+        let shared = Shared {
+            registry: RwLock::default(),
+            stacks: RwLock::default(),
+            ledger: Ledger::default(),
+            changes: watch::Sender::new(0),
+            runtime,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
     /// Opens a flow to `target`; `client` is who asked, told to the agent.
     ///
     /// # Errors
     /// See [`DialError`]; none of them leaves anything open.
-    #[expect(clippy::unused_async, reason = "the lanes are not joined yet")]
     pub async fn dial(&self, target: &FlowTarget, client: Option<SocketAddr>) -> Result<Flow, DialError> {
-        let _ = client;
-        Err(DialError::NodeAway { node: target.node.clone() })
+        let node = || target.node.clone();
+        for _ in 0..TRIES {
+            let Some(entry) = self.select(target, client) else { break };
+            let place = entry.session.reserve().ok_or_else(|| DialError::Overloaded { node: node() })?;
+            let opened = async {
+                if entry.session.stream_lane {
+                    let preface = entry.session.preface(target.port, client);
+                    let stream = lane::open_flow(&entry.session.connection, &preface).await;
+                    return stream.map(|stream| Flow::stream(stream, place)).map_err(|error| by_stream(error, target));
+                }
+                let stack = self.stack(&entry);
+                let address = SocketAddr::from((entry.admission.prefix().address(), target.port));
+                let flow = stack.netstack.dial(address).await;
+                flow.map(|flow| Flow::packet(flow, place)).map_err(|error| Some(by_packet(error, target)))
+            };
+            match timeout(DIAL, opened).await {
+                Ok(Ok(flow)) => return Ok(flow),
+                Ok(Err(Some(error))) => return Err(error),
+                Ok(Err(None)) => self.leave(&entry.identity, &entry.session, entry.id),
+                Err(_) => return Err(DialError::TimedOut { node: node() }),
+            }
+        }
+        Err(DialError::NodeAway { node: node() })
+    }
+
+    /// Every agent that is connected now.
+    #[must_use]
+    pub fn connected(&self) -> Vec<Connected> {
+        let describe = |entry: &Entry<Arc<Session>>| Connected {
+            identity: entry.identity.clone(),
+            admission: entry.admission,
+            since: entry.session.connected_at,
+        };
+        self.registry().iter().map(describe).collect()
+    }
+
+    /// Changes whenever an agent comes or goes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Cuts every session whose agent `admitted` does not know any more.
+    pub fn cut_unless(&self, admitted: impl Fn(&AgentIdentity) -> Option<Admission>) {
+        for entry in self.registry().iter() {
+            if admitted(&entry.identity) != Some(entry.admission) {
+                entry.session.cut.cancel();
+            }
+        }
+    }
+
+    /// Counts a packet that was not delivered.
+    pub fn count(&self, drop: Drop) {
+        self.shared.ledger.count(drop);
+    }
+
+    /// How many packets were dropped for this reason.
+    #[must_use]
+    pub fn dropped(&self, drop: Drop) -> u64 {
+        self.shared.ledger.of(drop)
+    }
+
+    fn select(&self, target: &FlowTarget, client: Option<SocketAddr>) -> Option<Entry<Arc<Session>>> {
+        self.registry().select(&target.project, &target.node, target.agent, &(client, target.port)).cloned()
+    }
+
+    fn enter(&self, identity: &AgentIdentity, session: Arc<Session>) -> SessionId {
+        let admission = session.admission;
+        let (id, replaced) = self.registry_mut().insert(identity.clone(), admission, session);
+        if let Some(replaced) = replaced {
+            replaced.session.cut.cancel();
+        }
+        self.shared.changes.send_modify(|count| *count += 1);
+        id
+    }
+
+    fn leave(&self, identity: &AgentIdentity, session: &Session, id: SessionId) {
+        if self.registry_mut().remove(&identity.project, &session.admission, id).is_some() {
+            self.shared.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Takes a packet that an agent sent.
+    fn handle_packet(&self, identity: &AgentIdentity, session: &Session, packet: &Bytes) {
+        let mut packet = BytesMut::from(packet.as_ref());
+        let relay = stack::relay_address(session.admission.project);
+        match packets::route(&mut packet, &session.admission, relay) {
+            Route::Drop(drop) => {
+                debug!(reason = ?drop, "packet dropped");
+                self.count(drop);
+            }
+            Route::Relay => {
+                let stack = self.stacks().get(&identity.project).cloned();
+                match stack {
+                    Some(stack) if stack.inbound.push(packet) => {}
+                    Some(_) => self.count(Drop::QueueFull),
+                    None => self.count(Drop::NoRoute),
+                }
+            }
+        }
+    }
+
+    /// The project's netstack, started when there is none.
+    fn stack(&self, entry: &Entry<Arc<Session>>) -> Arc<Stack> {
+        let project = &entry.identity.project;
+        if let Some(stack) = self.stacks().get(project) {
+            return Arc::clone(stack);
+        }
+        let mut stacks = self.shared.stacks.write().unwrap_or_else(PoisonError::into_inner);
+        let start = || {
+            let (stack, outbound) = Stack::start(entry.admission.project, &self.shared.runtime);
+            self.shared.runtime.spawn(self.clone().deliver(project.clone(), outbound));
+            Arc::new(stack)
+        };
+        Arc::clone(stacks.entry(project.clone()).or_insert_with(start))
+    }
+
+    /// Hands what the project's netstack sends to the sessions it is for.
+    async fn deliver(self, project: ProjectName, mut outbound: PacketReceiver) {
+        while let Some(packet) = outbound.recv().await {
+            let destination = match IpView::parse(&packet).map(|view| view.destination()) {
+                Ok(IpAddr::V6(destination)) => destination,
+                _ => {
+                    self.count(Drop::NoRoute);
+                    continue;
+                }
+            };
+            let session = self.registry().locate(&project, destination).map(|entry| Arc::clone(&entry.session));
+            let Some(session) = session else {
+                self.count(Drop::NoRoute);
+                continue;
+            };
+            if session.packets.try_send(packet.freeze()).is_err() {
+                self.count(Drop::QueueFull);
+            }
+        }
+    }
+
+    fn registry(&self) -> RwLockReadGuard<'_, Registry<Arc<Session>>> {
+        self.shared.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn registry_mut(&self) -> RwLockWriteGuard<'_, Registry<Arc<Session>>> {
+        self.shared.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stacks(&self) -> RwLockReadGuard<'_, BTreeMap<ProjectName, Arc<Stack>>> {
+        self.shared.stacks.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl AsyncRead for Flow {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
+/// `None`: the session was lost, another may serve.
+fn by_stream(error: OpenError, target: &FlowTarget) -> Option<DialError> {
+    let (node, port) = (target.node.clone(), target.port);
+    Some(match error {
+        OpenError::Lost(_) => return None,
+        OpenError::Refused(refused) => match refused.code {
+            RefusedCode::Refused => DialError::Refused { node, port },
+            RefusedCode::NotPublished => DialError::NotPublished { node, port },
+            RefusedCode::TimedOut => DialError::TimedOut { node },
+            RefusedCode::Overloaded => DialError::Overloaded { node },
+            RefusedCode::Unreachable => DialError::Unreachable { node, port, reason: refused.reason.to_string() },
+        },
+        OpenError::Reset(_) | OpenError::Answer(_) | OpenError::NoAnswer => {
+            DialError::Unreachable { node, port, reason: error.to_string() }
+        }
+    })
 }
 
-impl AsyncWrite for Flow {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+fn by_packet(error: StackError, target: &FlowTarget) -> DialError {
+    let (node, port) = (target.node.clone(), target.port);
+    match error {
+        // A reset says no more than that: nothing listens, or the port is not published.
+        StackError::Refused { .. } => DialError::Refused { node, port },
+        StackError::TimedOut { .. } => DialError::TimedOut { node },
+        StackError::Overloaded => DialError::Overloaded { node },
+        other => DialError::Unreachable { node, port, reason: other.to_string() },
     }
 }

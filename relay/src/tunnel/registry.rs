@@ -66,8 +66,7 @@ impl<S: Clone> Registry<S> {
         let id = SessionId(self.next);
         self.next += 1;
         let agents = self.projects.entry(identity.project.clone()).or_default();
-        let replaced =
-            agents.insert((admission.node, admission.agent), Entry { id, identity, admission, session });
+        let replaced = agents.insert((admission.node, admission.agent), Entry { id, identity, admission, session });
         (id, replaced)
     }
 

@@ -16,7 +16,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::tls::{PeerIdentityError, TlsError, Trust, identity_in, roots};
+use super::tls::{PeerIdentityError, TlsError, Trust, identity_of, roots};
 use crate::{enrolment::Fingerprint, identity::Identity};
 
 /// Why a peer is not the relay it should be.
@@ -76,7 +76,7 @@ impl ServerCertVerifier for RelayVerifier {
         let leaf = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, self.algorithms.all)?;
         verify_server_name(&leaf, server_name)?;
-        match identity_in(end_entity) {
+        match identity_of(end_entity) {
             Ok(Identity::Relay(_)) => Ok(ServerCertVerified::assertion()),
             Ok(other) => Err(refused(NotARelay::OtherIdentity(other))),
             Err(error) => Err(refused(NotARelay::NoIdentity(error))),

@@ -126,11 +126,14 @@ pub fn peer_identity(connection: &quinn::Connection) -> Result<Option<Identity>,
         return Ok(None);
     };
     let chain = chain.downcast::<Vec<CertificateDer<'static>>>().expect("quinn over rustls yields certificates");
-    chain.first().map(identity_in).transpose()
+    chain.first().map(identity_of).transpose()
 }
 
-/// The one identity that `certificate` carries.
-pub(super) fn identity_in(certificate: &CertificateDer<'_>) -> Result<Identity, PeerIdentityError> {
+/// The one identity that `certificate` carries. Says nothing of who issued it.
+///
+/// # Errors
+/// See [`PeerIdentityError`].
+pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, PeerIdentityError> {
     let certificate = webpki::EndEntityCert::try_from(certificate).map_err(PeerIdentityError::Unreadable)?;
     let mut uris = certificate.valid_uri_names();
     match (uris.next(), uris.next()) {
@@ -223,11 +226,11 @@ mod tests {
     #[test]
     fn exactly_one_identity_of_ours_must_be_there() {
         let ca = Ca::new();
-        let in_certificate = |uris: &[&str]| identity_in(&ca.issue(&["a.test"], uris).0[0]);
+        let in_certificate = |uris: &[&str]| identity_of(&ca.issue(&["a.test"], uris).0[0]);
         assert_eq!(in_certificate(&[&agent()]).unwrap().to_string(), agent());
         assert_eq!(in_certificate(&[]), Err(PeerIdentityError::None));
         assert_eq!(in_certificate(&[&agent(), &relay()]), Err(PeerIdentityError::Several));
         assert!(matches!(in_certificate(&["spiffe://other/admin"]), Err(PeerIdentityError::Foreign(_))));
-        assert!(matches!(identity_in(&vec![0].into()), Err(PeerIdentityError::Unreadable(_))));
+        assert!(matches!(identity_of(&vec![0].into()), Err(PeerIdentityError::Unreadable(_))));
     }
 }

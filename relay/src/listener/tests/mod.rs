@@ -60,7 +60,7 @@ impl Gate {
     fn open_with(routes: &[(&str, Target)], scheme: Scheme, allow: &[&str]) -> Self {
         let allow_backends = allow.iter().map(|net| net.parse().unwrap()).collect();
         let policy = DialPolicy { allow_backends, ..DialPolicy::default() };
-        let gateway = Gateway::new(Arc::new(Routing::new(Tunnels::default(), policy)));
+        let gateway = Gateway::new(Arc::new(Routing::new(Tunnels::new(tokio::runtime::Handle::current()), policy)));
         gateway.routing.table.store(Arc::new(table(routes, scheme)));
         let worker = Worker::new(gateway.clone());
         let socket = bind::bind((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap().remove(0);

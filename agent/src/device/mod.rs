@@ -1,0 +1,3 @@
+//! Where packets appear on this host.
+
+pub mod user;

@@ -1,0 +1,80 @@
+//! User mode: a netstack in this process at the agent's overlay address. No privilege, nothing changed on the host.
+//!
+//! TCP flows that arrive as packets are joined to loopback services, as those of the stream lane are.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::copy_bidirectional;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+use underpass_shared::netstack::{Config, Netstack, PacketPort, PendingFlow};
+
+use crate::{node::publish::Published, service};
+
+/// The netstack at one address. It outlives sessions, so that flows survive a change of relay.
+#[derive(Debug)]
+pub struct UserDevice {
+    address: Ipv6Addr,
+    port: PacketPort,
+    _driver: AbortOnDropHandle<()>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+impl UserDevice {
+    /// Starts a netstack at `address` that lets in what is published.
+    #[must_use]
+    pub fn start(address: Ipv6Addr, published: Arc<Published>) -> Self {
+        let (netstack, port, driver) = Netstack::new(Config::new(vec![IpAddr::V6(address).into()], rand::random()));
+        Self {
+            address,
+            port,
+            _driver: AbortOnDropHandle::new(tokio::spawn(driver.run())),
+            _accepting: AbortOnDropHandle::new(tokio::spawn(accept(netstack, published))),
+        }
+    }
+
+    /// Where it stands in the overlay.
+    #[must_use]
+    pub fn address(&self) -> Ipv6Addr {
+        self.address
+    }
+
+    /// Takes a packet from the tunnel. At the queue's limit it is dropped and counted by the netstack.
+    pub fn push(&self, packet: Bytes) {
+        self.port.push(packet);
+    }
+
+    /// The next packet for the tunnel. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<BytesMut> {
+        self.port.recv().await
+    }
+}
+
+async fn accept(netstack: Netstack, published: Arc<Published>) {
+    while let Some(pending) = netstack.accept().await {
+        // The netstack bounds how many flows there are.
+        tokio::spawn(serve(pending, Arc::clone(&published)));
+    }
+}
+
+async fn serve(pending: PendingFlow, published: Arc<Published>) {
+    let port = pending.local().port();
+    let mut service = match service::dial(&published, port).await {
+        Ok(service) => service,
+        Err(refused) => {
+            debug!(port, reason = %refused, "flow refused");
+            return pending.refuse();
+        }
+    };
+    match pending.accept().await {
+        Ok(mut flow) => {
+            let copied = copy_bidirectional(&mut flow, &mut service).await;
+            debug!(port, ?copied, "flow ended");
+        }
+        Err(error) => debug!(port, %error, "flow given up"),
+    }
+}

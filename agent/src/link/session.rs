@@ -1,0 +1,248 @@
+//! A CONNECT-IP session with a relay, seen from the agent: capsules, packets, and the flows that the relay opens.
+//!
+//! Owns what crosses one session. Where a flow leads is `service`'s; packets go to and come from the device.
+
+use std::{
+    net::Ipv6Addr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+use tokio::time::timeout;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
+use tracing::{Instrument as _, debug, info_span};
+use underpass_shared::{
+    quic::{
+        capsules::{CapsuleReader, CapsuleWriter, CapsulesError},
+        datagrams::{Datagrams, Receiver, SendError},
+        endpoint::RELAY_STREAMS,
+        http3::{self, StreamError},
+        lane,
+        streams::StreamLimit,
+    },
+    wire::{
+        capsule::Capsule,
+        datagram,
+        preface::{self, Host, RefusedCode},
+    },
+};
+
+use super::{ANSWER, Link, LinkError};
+use crate::{config::Lane, device::user::UserDevice, node::publish::Published, service};
+
+/// The longest packet that goes as a DATAGRAM capsule when it does not fit a QUIC datagram (the IPv6 minimum, RFC 8200 §5).
+const CAPSULE_PACKET_BYTES_MAX: usize = 1280;
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum End {
+    /// The relay asked us to go elsewhere; flows in flight live on.
+    Drained,
+    /// We were asked to stop; flows in flight live on.
+    Stopped,
+    /// The relay ended the session, or the connection broke; the text says which.
+    Lost(String),
+}
+
+/// An open session. Flows that the relay opened live until their own ends, or until the link is dropped.
+#[derive(Debug)]
+pub struct Session {
+    id: u64,
+    address: Ipv6Addr,
+    reader: CapsuleReader,
+    writer: CapsuleWriter,
+    datagrams: Datagrams,
+    incoming: Receiver,
+    flows: TaskTracker,
+    _accepting: Option<AbortOnDropHandle<()>>,
+}
+
+impl Link {
+    /// Asks the relay for an IP session, and waits until it has said which address is ours.
+    ///
+    /// # Errors
+    /// [`LinkError::Refused`] with the relay's reason, or what went wrong on the way.
+    pub async fn open_session(&self, lane: Lane, published: Arc<Published>) -> Result<Session, LinkError> {
+        http3::extended_connect_offered(&self.requests)
+            .await
+            .map_err(|source| LinkError::NoRelay { relay: self.relay.clone(), source })?;
+        let mut request = http3::connect_ip_request();
+        if lane == Lane::Auto {
+            let offer = HeaderValue::try_from(preface::offer()).expect("digits and commas make a header value");
+            request.headers_mut().insert(preface::LANE_HEADER, offer);
+        }
+        let datagrams = Datagrams::spawn(self.connection.clone());
+        let (stream, incoming, streams) = self
+            .in_time(async {
+                let mut stream = self.send(request).await?;
+                let id = stream.id().into_inner();
+                let incoming = datagrams.register(id).expect("a link has one session");
+                let response = stream.recv_response().await.map_err(|source| self.broke(source))?;
+                if response.status() != StatusCode::OK {
+                    self.read::<()>(response.status(), &mut stream).await?;
+                    return Err(self.protocol("a refusal without a reason"));
+                }
+                Ok((stream, incoming, response.headers().contains_key(preface::LANE_HEADER)))
+            })
+            .await?;
+        let id = stream.id().into_inner();
+        let (send, receive) = stream.split();
+        let mut reader = CapsuleReader::from(receive);
+        let address = match timeout(ANSWER, assigned(&mut reader)).await {
+            Ok(Ok(Some(address))) => address,
+            Ok(Ok(None)) => return Err(self.protocol("it assigned no IPv6 address")),
+            Ok(Err(CapsulesError::Stream(source))) => return Err(self.broke(source)),
+            Ok(Err(CapsulesError::Capsule(_))) => return Err(self.protocol("a malformed capsule")),
+            Err(_) => return Err(LinkError::TimedOut { relay: self.relay.clone() }),
+        };
+        let flows = TaskTracker::new();
+        let accepting = streams.then(|| {
+            let accept = accept(self.connection.clone(), id, published, flows.clone());
+            AbortOnDropHandle::new(tokio::spawn(accept.in_current_span()))
+        });
+        Ok(Session { id, address, reader, writer: send.into(), datagrams, incoming, flows, _accepting: accepting })
+    }
+
+    fn protocol(&self, what: &'static str) -> LinkError {
+        LinkError::Protocol { relay: self.relay.clone(), what }
+    }
+}
+
+impl Session {
+    /// The agent's own address in the overlay.
+    #[must_use]
+    pub fn address(&self) -> Ipv6Addr {
+        self.address
+    }
+
+    /// The flows of the stream lane that are under way.
+    #[must_use]
+    pub fn flows(&self) -> TaskTracker {
+        self.flows.clone()
+    }
+
+    /// Moves capsules and packets until the session ends or `stop` is cancelled.
+    pub async fn live(mut self, device: &mut UserDevice, stop: &CancellationToken) -> End {
+        loop {
+            tokio::select! {
+                capsule = self.reader.next() => match capsule {
+                    Ok(Some(Capsule::Datagram(payload))) => match datagram::decode_payload(payload) {
+                        Ok(packet) => device.push(packet),
+                        Err(error) => debug!(%error, "packet dropped"),
+                    },
+                    Ok(Some(Capsule::Drain(_))) => {
+                        let _ = self.writer.finish().await;
+                        return End::Drained;
+                    }
+                    // The agent's address never changes while its certificate lives; routes are the whole overlay.
+                    Ok(Some(
+                        Capsule::AddressAssign(_) | Capsule::AddressRequest(_) | Capsule::RouteAdvertisement(_),
+                    )) => {}
+                    Ok(None) => return End::Lost("the relay ended the session".to_owned()),
+                    Err(error) => return End::Lost(error.to_string()),
+                },
+                Some(packet) = self.incoming.recv() => device.push(packet),
+                Some(packet) = device.recv() => {
+                    if let Err(error) = self.send(&packet).await {
+                        return End::Lost(error.to_string());
+                    }
+                }
+                () = stop.cancelled() => {
+                    // The relay learns of it, chooses us no more, and lets flows in flight finish.
+                    let _ = self.writer.finish().await;
+                    return End::Stopped;
+                }
+            }
+        }
+    }
+
+    /// Sends a packet as a datagram, or as a capsule where it does not fit one.
+    async fn send(&mut self, packet: &[u8]) -> Result<(), StreamError> {
+        match self.datagrams.send(self.id, packet) {
+            Err(SendError::TooLarge) if packet.len() <= CAPSULE_PACKET_BYTES_MAX => {
+                self.writer.send(&Capsule::Datagram(datagram::encode_payload(packet))).await
+            }
+            Err(error) => {
+                debug!(%error, "packet dropped");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// The agent's address: the first IPv6 one that the relay assigns, the network's first address plus one (see `prefix`).
+async fn assigned(reader: &mut CapsuleReader) -> Result<Option<Ipv6Addr>, CapsulesError> {
+    while let Some(capsule) = reader.next().await? {
+        let Capsule::AddressAssign(assign) = capsule else { continue };
+        let v6 = assign.entries().iter().find_map(|entry| match entry.prefix {
+            IpNet::V6(net) => Some(Ipv6Addr::from(u128::from(net.network()) | u128::from(net.prefix_len() < 128))),
+            IpNet::V4(_) => None,
+        });
+        if v6.is_some() {
+            return Ok(v6);
+        }
+    }
+    Ok(None)
+}
+
+/// Takes the flows that the relay opens, and raises the limit before it is reached.
+async fn accept(connection: quinn::Connection, session: u64, published: Arc<Published>, flows: TaskTracker) {
+    let limit = Arc::new(Mutex::new(StreamLimit::new(RELAY_STREAMS)));
+    while let Ok((send, receive)) = connection.accept_bi().await {
+        if let Some(raised) = limit.lock().unwrap_or_else(PoisonError::into_inner).handle_opened() {
+            connection.set_max_concurrent_bi_streams(raised.into());
+        }
+        let (limit, published) = (Arc::clone(&limit), Arc::clone(&published));
+        let flow = async move {
+            serve(send, receive, session, &published).await;
+            limit.lock().unwrap_or_else(PoisonError::into_inner).handle_closed();
+        };
+        flows.spawn(flow.instrument(info_span!("flow")));
+    }
+}
+
+/// Joins one flow to the service it is for.
+async fn serve(send: quinn::SendStream, receive: quinn::RecvStream, session: u64, published: &Published) {
+    let (preface, mut flow) = match lane::accept_flow(send, receive).await {
+        Ok(accepted) => accepted,
+        Err(error) => return debug!(%error, "flow refused"),
+    };
+    let refusal = if preface.session != session {
+        Some("the flow names another session")
+    } else if preface.host != Host::Loopback {
+        Some("hosts behind the agent are not offered")
+    } else {
+        None
+    };
+    if let Some(reason) = refusal {
+        // Whether the relay still listens changes nothing here.
+        let _ = flow.refuse(RefusedCode::NotPublished, reason).await;
+        return;
+    }
+    let dialled = tokio::select! {
+        dialled = service::dial(published, preface.port) => dialled,
+        () = flow.abandoned() => return,
+    };
+    match dialled {
+        Err(refused) => {
+            debug!(port = preface.port, reason = %refused, "flow refused");
+            let _ = flow.refuse(refused.code, refused.reason.as_str()).await;
+        }
+        Ok(service) => {
+            let Ok(stream) = flow.connected().await else { return };
+            let copied = lane::copy(stream, service).await;
+            debug!(
+                port = preface.port,
+                bytes_in = copied.bytes_to_tcp,
+                bytes_out = copied.bytes_to_lane,
+                error = ?copied.error,
+                "flow ended"
+            );
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! One agent's session with this relay: how it is reached for flows, and the life of its CONNECT-IP exchange.
+//!
+//! Owns the capsules and packets of one session. Does not own who may have one (`accept`), nor who is chosen (`registry`).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use ipnet::{IpNet, Ipv6Net};
+use time::OffsetDateTime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+use underpass_shared::{
+    identity::AgentIdentity,
+    prefix::{AgentPrefix, ProjectPrefix},
+    quic::{
+        capsules::{CapsuleReader, CapsuleWriter},
+        datagrams::{Receiver, SendError},
+        http3::{self, ServerStream, StreamError},
+    },
+    wire::{
+        capsule::{Capsule, Drain},
+        connect_ip::{AddressAssign, AddressRange, AddressRequest, AssignedAddress, RouteAdvertisement},
+        datagram,
+        preface::{self, Host, Kind, Preface, Trace},
+    },
+};
+
+use super::{
+    Tunnels,
+    accept::{Acceptor, Peer},
+    packets::Drop,
+    registry::{Admission, SessionId},
+};
+use crate::clock;
+
+/// How many flows one session carries at once.
+///
+/// An agent's stream limit ends at the same number; beyond it a dial is answered `Overloaded`.
+pub(super) const FLOWS_MAX: usize = 16_384;
+
+/// How many packets wait for a session's connection before the newest is dropped.
+const PACKETS_MAX: usize = 512;
+
+/// The longest packet that goes as a DATAGRAM capsule when it does not fit a QUIC datagram (the IPv6 minimum, RFC 8200 §5).
+const CAPSULE_PACKET_BYTES_MAX: usize = 1280;
+
+/// What a live session is to the rest of the relay.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) connection: quinn::Connection,
+    /// The CONNECT-IP exchange's stream id, which the stream lane's prefaces name.
+    stream: u64,
+    /// Whether the peer takes flows as streams; otherwise it has packets only.
+    pub(super) stream_lane: bool,
+    pub(super) admission: Admission,
+    pub(super) connected_at: OffsetDateTime,
+    pub(super) packets: mpsc::Sender<Bytes>,
+    /// Cancelled to cut the session: its node is gone, or the agent has come back on another connection.
+    pub(super) cut: CancellationToken,
+    flows: Arc<Semaphore>,
+}
+
+impl Session {
+    /// Room for one more flow, `None` at [`FLOWS_MAX`].
+    pub(super) fn reserve(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.flows).try_acquire_owned().ok()
+    }
+
+    /// The preface of a flow to the agent's own loopback.
+    pub(super) fn preface(&self, port: u16, client: Option<SocketAddr>) -> Preface {
+        Preface { session: self.stream, kind: Kind::Tcp, host: Host::Loopback, port, client, trace: Trace::default() }
+    }
+}
+
+/// Answers a CONNECT-IP request that was found good, and lives the session until either side ends it.
+pub(super) async fn run(
+    acceptor: &Acceptor,
+    peer: &Peer,
+    identity: &AgentIdentity,
+    admission: Admission,
+    offered: &HeaderMap,
+    mut stream: ServerStream,
+) -> Result<(), StreamError> {
+    let id = stream.send_id().into_inner();
+    let lane = offered.get(preface::LANE_HEADER).and_then(|value| preface::negotiate(value.to_str().ok()?));
+    let mut response = http3::connect_ip_response();
+    if let Some(version) = lane {
+        response.headers_mut().insert(preface::LANE_HEADER, HeaderValue::from(version));
+    }
+    // Before the 200 goes out: the first packet may come right behind it.
+    let incoming = peer.datagrams.register(id).expect("a connection has one session");
+    stream.send_response(response).await?;
+    let (send, receive) = stream.split();
+    let (packets, outgoing) = mpsc::channel(PACKETS_MAX);
+    let session = Arc::new(Session {
+        connection: peer.connection.clone(),
+        stream: id,
+        stream_lane: lane.is_some(),
+        admission,
+        connected_at: clock::now(),
+        packets,
+        cut: CancellationToken::new(),
+        flows: Arc::new(Semaphore::new(FLOWS_MAX)),
+    });
+    let (reader, mut writer) = (receive.into(), CapsuleWriter::from(send));
+    introduce(&mut writer, admission).await?;
+    let entered = acceptor.tunnels.enter(identity, Arc::clone(&session));
+    let exchange = Exchange { tunnels: &acceptor.tunnels, peer, identity, session: &session, entered, reader, writer };
+    info!(project = %identity.project, node = %identity.node, agent = %identity.agent, "session opened");
+    let ended = exchange.live(incoming, outgoing).await;
+    acceptor.tunnels.leave(identity, &session, entered);
+    info!(project = %identity.project, node = %identity.node, agent = %identity.agent, "session closed");
+    ended
+}
+
+/// One session's CONNECT-IP exchange, and what it is about.
+struct Exchange<'a> {
+    tunnels: &'a Tunnels,
+    peer: &'a Peer,
+    identity: &'a AgentIdentity,
+    session: &'a Arc<Session>,
+    entered: SessionId,
+    reader: CapsuleReader,
+    writer: CapsuleWriter,
+}
+
+impl Exchange<'_> {
+    /// Moves capsules and packets until either side ends the session.
+    async fn live(mut self, mut incoming: Receiver, mut outgoing: mpsc::Receiver<Bytes>) -> Result<(), StreamError> {
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                capsule = self.reader.next() => match capsule {
+                    Ok(Some(capsule)) => self.handle_capsule(capsule).await?,
+                    Ok(None) => return self.writer.finish().await,
+                    Err(error) => {
+                        debug!(%error, "capsules ended");
+                        return Ok(());
+                    }
+                },
+                Some(packet) = incoming.recv() => self.tunnels.handle_packet(self.identity, self.session, &packet),
+                Some(packet) = outgoing.recv() => self.send(packet).await?,
+                () = self.session.cut.cancelled() => {
+                    self.peer.connection.close(CUT.into(), b"the session was cut: its node is gone, or its agent came back elsewhere");
+                    return Ok(());
+                }
+                () = self.peer.drain.cancelled(), if !draining => {
+                    draining = true;
+                    // First of all no new flow may choose a session that is told to go.
+                    self.tunnels.leave(self.identity, self.session, self.entered);
+                    self.writer.send(&Capsule::Drain(Drain::default())).await?;
+                }
+            }
+        }
+    }
+
+    async fn handle_capsule(&mut self, capsule: Capsule) -> Result<(), StreamError> {
+        match capsule {
+            Capsule::Datagram(payload) => match datagram::decode_payload(payload) {
+                Ok(packet) => self.tunnels.handle_packet(self.identity, self.session, &packet),
+                Err(_) => self.tunnels.count(Drop::Malformed),
+            },
+            Capsule::AddressRequest(request) => {
+                let answer = assign(&request, self.session.admission.prefix());
+                self.writer.send(&Capsule::AddressAssign(answer)).await?;
+            }
+            // What an agent assigns or advertises takes an allow rule, which no node has yet.
+            Capsule::AddressAssign(_) | Capsule::RouteAdvertisement(_) | Capsule::Drain(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Sends a packet as a datagram, or as a capsule where it does not fit one.
+    async fn send(&mut self, packet: Bytes) -> Result<(), StreamError> {
+        match self.peer.datagrams.send(self.session.stream, &packet) {
+            Ok(()) => {}
+            Err(SendError::TooLarge) if packet.len() <= CAPSULE_PACKET_BYTES_MAX => {
+                self.writer.send(&Capsule::Datagram(datagram::encode_payload(&packet))).await?;
+            }
+            Err(SendError::TooLarge) => self.tunnels.count(Drop::TooBig),
+            Err(SendError::Full | SendError::Unsupported | SendError::Lost) => self.tunnels.count(Drop::QueueFull),
+        }
+        Ok(())
+    }
+}
+
+/// Tells the agent its address and what lies behind the relay: the project's overlay.
+async fn introduce(writer: &mut CapsuleWriter, admission: Admission) -> Result<(), StreamError> {
+    let assigned = AssignedAddress { request_id: 0, prefix: agent_net(admission.prefix()) };
+    writer.send(&Capsule::AddressAssign(AddressAssign::new([assigned]))).await?;
+    let overlay = AddressRange::of(project_net(admission.project));
+    let routes = RouteAdvertisement::new([overlay]).expect("one range is in order");
+    writer.send(&Capsule::RouteAdvertisement(routes)).await
+}
+
+/// Close code of a session that was cut (RFC 9114 §8.1, `H3_REQUEST_REJECTED`).
+const CUT: u32 = 0x10b;
+
+/// Each request is answered with what the agent has anyway; an IPv4 one with nothing (RFC 9484 §4.7.2).
+fn assign(request: &AddressRequest, prefix: AgentPrefix) -> AddressAssign {
+    AddressAssign::new(request.entries().iter().map(|asked| {
+        let prefix = match asked.prefix {
+            IpNet::V6(_) => agent_net(prefix),
+            IpNet::V4(_) => IpNet::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 32).expect("32 bits fit"),
+        };
+        AssignedAddress { request_id: asked.request_id, prefix }
+    }))
+}
+
+fn agent_net(prefix: AgentPrefix) -> IpNet {
+    IpNet::V6(Ipv6Net::new(prefix.network(), AgentPrefix::BITS).expect("96 bits fit"))
+}
+
+fn project_net(prefix: ProjectPrefix) -> IpNet {
+    IpNet::V6(Ipv6Net::new(prefix.network(), ProjectPrefix::BITS).expect("48 bits fit"))
+}
