@@ -178,6 +178,10 @@ impl FlowCell {
         lock(&self.state)
     }
 
+    pub(super) fn drops(&self) -> &Arc<Counters> {
+        &self.shared.drops
+    }
+
     pub(super) fn decide(self: &Arc<Self>, decision: Decision) {
         let mut state = self.lock();
         state.decision = decision;
