@@ -149,6 +149,11 @@ impl Live {
         true
     }
 
+    /// Packets pushed since the last turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.device.inbox.len()
+    }
+
     /// True while the peer has not confirmed our SYN-ACK.
     pub(super) fn is_half_open(&self) -> bool {
         self.accepted && self.handshaking
@@ -370,7 +375,8 @@ impl Device for FlowDevice {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.mtu;
-        // The demultiplexer verified them before it chose this flow, and `Sending` writes TCP's after mending the window.
+        // The demultiplexer verified them before it chose this flow, and `Sending` writes TCP's after mending the
+        // window.
         capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.tcp = Checksum::None;
         capabilities

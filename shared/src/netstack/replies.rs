@@ -183,7 +183,8 @@ pub(super) fn icmp(view: &IpView<'_>) -> Result<Icmp, SegmentError> {
     }
 }
 
-/// Port Unreachable in answer to the datagram in `view`, quoting as much of it as fits the smallest MTU (RFC 4443 §3.1).
+/// Port Unreachable in answer to the datagram in `view`, quoting as much of it as fits the smallest MTU (RFC 4443
+/// §3.1).
 pub(super) fn port_unreachable(view: &IpView<'_>) -> BytesMut {
     match view {
         IpView::V6(ip) => {

@@ -1,10 +1,11 @@
 //! Mends what smoltcp's segments say of windows and sequence numbers, where two full directions and losses would stall.
 //!
-//! smoltcp announces its free space in units of 2^scale bytes, rounded down, so the right edge it announced moves back by a few
-//! bytes when a segment's length is no multiple of the unit (RFC 7323 §2.4), and what was sent up to the old edge is cut off. A
-//! sender that is told of a closed window forgets to repeat what was cut off. It sends empty ACKs from the byte it repeats
-//! after a time-out, or from beyond the window after a fast retransmission. And what a segment outside the window acknowledges
-//! is ignored, probes of a closed window included. With both directions full neither end then ever moves again. Hence:
+//! smoltcp announces its free space in units of 2^scale bytes, rounded down, so the right edge it announced moves
+//! back by a few bytes when a segment's length is no multiple of the unit (RFC 7323 §2.4), and what was sent up to
+//! the old edge is cut off. A sender that is told of a closed window forgets to repeat what was cut off. It sends
+//! empty ACKs from the byte it repeats after a time-out, or from beyond the window after a fast retransmission. And
+//! what a segment outside the window acknowledges is ignored, probes of a closed window included. With both
+//! directions full neither end then ever moves again. Hence:
 //!
 //! - *sent*: two units less are announced than smoltcp will take. The space behind an announced edge then never goes away.
 //! - *sent*: an empty segment is sent from behind the last byte ever sent (the SND.NXT of RFC 9293 §3.10.7.4), but from
@@ -16,7 +17,8 @@
 
 use super::replies::Segment;
 
-/// Units kept back: one for what rounding down takes away, one so that an ACK from the very edge lies within the window.
+/// Units kept back: one for what rounding down takes away, one so that an ACK from the very edge lies within the
+/// window.
 const SLACK_UNITS: u16 = 2;
 
 /// Segments further from the window than this are not listened to, in bytes; four times the largest buffer.
@@ -123,7 +125,8 @@ impl Windows {
     }
 }
 
-/// True if `segment` lies outside the window from `next` to `end`, but not far (RFC 9293 §3.10.7.4, as smoltcp reads it).
+/// True if `segment` lies outside the window from `next` to `end`, but not far (RFC 9293 §3.10.7.4, as smoltcp reads
+/// it).
 fn is_stray(segment: &Segment, next: u32, end: u32) -> bool {
     let last = segment.seq.wrapping_add(segment.payload_bytes);
     let starts_within = !after(next, segment.seq) && after(end, segment.seq);

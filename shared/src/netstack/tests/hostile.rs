@@ -272,6 +272,37 @@ async fn a_repeated_fin_is_acknowledged_after_the_flow_is_gone() {
     assert_eq!(stack.accept().await.unwrap().remote(), peer(1), "a newer SYN may reuse the ports");
 }
 
+#[tokio::test(start_paused = true)]
+async fn packets_pushed_faster_than_the_driver_reads_are_dropped_and_counted() {
+    let (stack, port) = server();
+    for _ in 0..5000 {
+        assert!(port.push(vec![0]));
+    }
+    settle().await;
+    assert_eq!(stack.drops().of(DropReason::InboundFull), 5000 - 4096);
+    assert_eq!(stack.drops().of(DropReason::Malformed), 4096);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_takes_no_packets_holds_flows_back_and_is_bounded() {
+    let (stack, mut port) = server();
+    for number in 1..=6000 {
+        assert!(port.push(tcp(peer(number), service(), (1, 1), ACK, &[])));
+        if number % 1000 == 0 {
+            settle().await;
+        }
+    }
+    settle().await;
+    // The queue of the port, and what the stack keeps before it.
+    assert_eq!(stack.drops().of(DropReason::TcpUnmatched), 4096 + 256);
+    assert_eq!(stack.drops().of(DropReason::OutboundFull), 6000 - 4096 - 256);
+    let mut packets = 0;
+    while answer(&mut port).await.is_some() {
+        packets += 1;
+    }
+    assert_eq!(packets, 4096 + 256);
+}
+
 /// A segment that is nearly right: numbers around the window, any flags, any window, any options.
 fn nearly(random: &mut StdRng, from: SocketAddr, theirs: u32, ours: u32) -> Vec<u8> {
     let seq = theirs.wrapping_add(random.random_range(0..140_000)).wrapping_sub(70_000 * random.random_range(0..2));
