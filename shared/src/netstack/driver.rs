@@ -75,7 +75,7 @@ impl Driver {
         let signals = self.take_signals(now);
         self.begin_dials(now);
         self.stack.handle_timeout(now);
-        while batch.len() < BATCH_PACKETS && !self.stack.is_blocked() {
+        while batch.len() < BATCH_PACKETS {
             let Ok(packet) = self.inbound.try_recv() else { break };
             batch.push(packet);
         }
@@ -92,7 +92,7 @@ impl Driver {
                 permit.send(packet);
             }
         }
-        (full || signals || self.stack.has_ready()) && !self.stack.is_blocked()
+        full || signals || (self.stack.has_ready() && !self.stack.is_blocked())
     }
 
     /// True if the most one round takes were taken.
@@ -137,7 +137,6 @@ impl Driver {
 
     async fn wait(&mut self, batch: &mut Vec<Bytes>, attended: bool) -> Woken {
         let due = self.stack.poll_timeout().map(|at| self.instant(at));
-        let blocked = self.stack.is_blocked();
         let output = self.stack.has_output();
         let outbound = self.outbound.clone();
         let arrivals = self.arrivals.clone();
@@ -153,7 +152,7 @@ impl Driver {
                 (Err(_), _) => Woken::Unplugged,
             },
             () = outbound.closed() => Woken::Unplugged,
-            taken = self.inbound.recv_many(batch, BATCH_PACKETS), if !blocked => match taken {
+            taken = self.inbound.recv_many(batch, BATCH_PACKETS) => match taken {
                 0 => Woken::Unplugged,
                 _ => Woken::Work,
             },

@@ -57,6 +57,8 @@ reasons! {
     PendingFull => "pending_full",
     /// A SYN beyond `flows_max`.
     FlowsFull => "flows_full",
+    /// A segment beyond the window of a SYN that is not confirmed yet.
+    BeyondWindow => "beyond_window",
     /// A segment on which the TCP engine panicked; the flow was ended.
     FlowFault => "flow_fault",
 }

@@ -1,7 +1,7 @@
 //! One TCP flow as the application sees it, and the cell it shares with the driver.
 //!
-//! The socket's two buffers lie in the cell, so that reading and writing copy once; everything else of a flow belongs to the
-//! driver alone. Whoever changes the socket from the application's side signals the driver.
+//! The socket's two buffers lie in the cell, so that reading and writing copy once; everything else of a flow belongs
+//! to the driver alone. Whoever changes the socket from the application's side signals the driver.
 
 use std::collections::VecDeque;
 use std::io;
@@ -178,6 +178,10 @@ impl FlowCell {
         lock(&self.state)
     }
 
+    pub(super) fn drops(&self) -> &Arc<Counters> {
+        &self.shared.drops
+    }
+
     pub(super) fn decide(self: &Arc<Self>, decision: Decision) {
         let mut state = self.lock();
         state.decision = decision;
@@ -191,9 +195,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// One established TCP flow.
 ///
-/// Reads and writes go through two buffers of `tcp_buffer` bytes; full buffers hold the writer back, here or at the peer.
-/// `shutdown` sends what was written and then FIN, and leaves reading open. A drop without `shutdown`, or with received bytes
-/// unread, resets the flow, as closing a socket in that state does.
+/// Reads and writes go through two buffers of `tcp_buffer` bytes; full buffers hold the writer back, here or at the
+/// peer. `shutdown` sends what was written and then FIN, and leaves reading open. A drop without `shutdown`, or with
+/// received bytes unread, resets the flow, as closing a socket in that state does.
 #[derive(Debug)]
 pub struct TcpFlow {
     cell: Arc<FlowCell>,
@@ -271,10 +275,12 @@ impl AsyncRead for TcpFlow {
     }
 }
 
-/// A reader that freed one part in this many of its buffer has the driver see whether the window opened enough to say so.
+/// A reader that freed one part in this many of its buffer has the driver see whether the window opened enough to say
+/// so.
 ///
-/// smoltcp announces a window when it doubled. With less than an eighth read since the driver last looked, the last announced
-/// window is at least 3/8 of the buffer, or seven eighths of the buffer wait to be read: neither stalls the peer for good.
+/// smoltcp announces a window when it doubled. With less than an eighth read since the driver last looked, the last
+/// announced window is at least 3/8 of the buffer, or seven eighths of the buffer wait to be read: neither stalls the
+/// peer for good.
 const WINDOW_SHARE: usize = 8;
 
 fn take(bytes: &[u8], buffer: &mut ReadBuf<'_>) -> (usize, usize) {

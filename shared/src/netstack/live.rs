@@ -13,6 +13,8 @@ use smoltcp::socket::tcp::{self, CongestionControl};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
+use super::DropReason;
+use super::drops::Counters;
 use super::flow::{Decision, End, FlowCell, FlowKey, FlowState, Socket};
 use super::replies::{self, Segment};
 use super::window::Windows;
@@ -108,7 +110,7 @@ impl Live {
     }
 
     fn new(cell: Arc<FlowCell>, shape: Shape, now: Instant) -> Self {
-        let mut device = FlowDevice::new(cell.key, shape.mtu);
+        let mut device = FlowDevice::new(&cell, shape.mtu);
         let mut config = InterfaceConfig::new(HardwareAddress::Ip);
         config.random_seed = shape.seed;
         let mut interface = Interface::new(config, &mut device, now);
@@ -145,6 +147,11 @@ impl Live {
         self.reset_seen |= segment.rst;
         self.device.inbox.push_back((packet, *segment));
         true
+    }
+
+    /// Packets pushed since the last turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.device.inbox.len()
     }
 
     /// True while the peer has not confirmed our SYN-ACK.
@@ -296,9 +303,12 @@ fn socket(shape: Shape) -> tcp::Socket<'static> {
 #[derive(Debug)]
 struct FlowDevice {
     key: FlowKey,
+    drops: Arc<Counters>,
     mtu: usize,
-    /// At most [`INBOX_PACKETS_MAX`], and [`LOSS_ACKS`].
+    /// At most [`INBOX_PACKETS_MAX`].
     inbox: VecDeque<(Bytes, Segment)>,
+    /// The packet that is next, with what smoltcp has to be told beside it; at most 2 and [`LOSS_ACKS`].
+    feed: VecDeque<Bytes>,
     /// At most [`TURN_PACKETS_MAX`], and one answer for each packet of the inbox.
     outbox: Vec<BytesMut>,
     room: usize,
@@ -309,17 +319,35 @@ struct FlowDevice {
 }
 
 impl FlowDevice {
-    fn new(key: FlowKey, mtu: usize) -> Self {
+    fn new(cell: &FlowCell, mtu: usize) -> Self {
         Self {
-            key,
+            key: cell.key,
+            drops: cell.drops().clone(),
             mtu,
             inbox: VecDeque::new(),
+            feed: VecDeque::new(),
             outbox: Vec::new(),
             room: 0,
             refused: false,
             last_sent: None,
             windows: Windows::default(),
         }
+    }
+
+    /// Moves the next packet to the feed, unless it is refused.
+    fn mend_next(&mut self) -> Option<()> {
+        let (packet, segment) = self.inbox.pop_front()?;
+        let mend = self.windows.handle_received(&segment);
+        if mend.refused {
+            self.drops.count(DropReason::BeyondWindow);
+            return Some(());
+        }
+        self.feed.extend(mend.before.map(|seq| replies::empty_ack(self.key, seq, &segment)));
+        self.feed.push_back(packet);
+        if let Some(seq) = mend.behind {
+            self.feed.extend((0..LOSS_ACKS).map(|_| replies::empty_ack(self.key, seq, &segment)));
+        }
+        Some(())
     }
 }
 
@@ -328,12 +356,10 @@ impl Device for FlowDevice {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let (packet, segment) = self.inbox.pop_front()?;
-        if self.windows.handle_received(&segment) {
-            for _ in 0..LOSS_ACKS {
-                self.inbox.push_front(replies::repeated_ack(self.key, &segment));
-            }
+        while self.feed.is_empty() {
+            self.mend_next()?;
         }
+        let packet = self.feed.pop_front()?;
         Some((Received(packet), Sending(self)))
     }
 
@@ -349,7 +375,8 @@ impl Device for FlowDevice {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.mtu;
-        // The demultiplexer verified them before it chose this flow, and `Sending` writes TCP's after mending the window.
+        // The demultiplexer verified them before it chose this flow, and `Sending` writes TCP's after mending the
+        // window.
         capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.tcp = Checksum::None;
         capabilities

@@ -1,8 +1,9 @@
 //! smoltcp made async: TCP over a lane of whole IP packets, in user space, without a privilege.
 //!
-//! The agent's user mode accepts with it on every port of its own addresses; the relay dials agents with it over the packet
-//! lane. It never names QUIC: packets enter and leave through a [`PacketPort`]. Flows are told apart here, before smoltcp sees
-//! them: each has an interface and a socket set of its own, so that a thousand idle flows cost nothing.
+//! The agent's user mode accepts with it on every port of its own addresses; the relay dials agents with it over the
+//! packet lane. It never names QUIC: packets enter and leave through a [`PacketPort`]. Flows are told apart here,
+//! before smoltcp sees them: each has an interface and a socket set of its own, so that a thousand idle flows cost
+//! nothing.
 //!
 //! Journey of a packet: `port` → `driver` → `stack` (checks, demultiplexes) → `live` (one flow's smoltcp) → `flow` (the
 //! application's end); answers the other way.
@@ -38,24 +39,24 @@ const DIALS_MAX: usize = 64;
 /// What a netstack is made from.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The addresses that are this stack's. Every address of a prefix is accepted (see [`PendingFlow::local`]); the address the
-    /// prefix is written with is the one that dials come from and that answers pings. A single address is a /128 or /32. A
-    /// handful: they are searched in order for every packet.
+    /// The addresses that are this stack's. Every address of a prefix is accepted (see [`PendingFlow::local`]); the
+    /// address the prefix is written with is the one that dials come from and that answers pings. A single address is
+    /// a /128 or /32. A handful: they are searched in order for every packet.
     pub addresses: Vec<IpNet>,
-    /// The largest packet sent, in bytes; 1280 to 65535, other values are taken as the nearest. Larger ones are still received.
-    /// The stack does not lower it by ICMP: choose what the lane carries.
+    /// The largest packet sent, in bytes; 1280 to 65535, other values are taken as the nearest. Larger ones are still
+    /// received. The stack does not lower it by ICMP: choose what the lane carries.
     pub mtu: usize,
     /// Flows and SYNs that exist at one time. Each flow holds 2 × `tcp_buffer` bytes from acceptance or dial until both
     /// directions are closed.
     pub flows_max: usize,
-    /// SYNs that wait for a decision or for the peer's confirmation. Further ones are dropped, and the peer repeats them. With 0
-    /// nothing is accepted and every SYN is refused.
+    /// SYNs that wait for a decision or for the peer's confirmation. Further ones are dropped, and the peer repeats
+    /// them. With 0 nothing is accepted and every SYN is refused.
     pub pending_max: usize,
-    /// Bytes of the send and of the receive buffer of a flow; 4 KiB to 16 MiB, other values are taken as the nearest. The
-    /// bandwidth of a flow is at most this much a round trip.
+    /// Bytes of the send and of the receive buffer of a flow; 4 KiB to 16 MiB, other values are taken as the nearest.
+    /// The bandwidth of a flow is at most this much a round trip.
     pub tcp_buffer: usize,
-    /// Where port numbers and initial sequence numbers come from. Random, and new for each netstack: a peer that knew it could
-    /// forge segments.
+    /// Where port numbers and initial sequence numbers come from. Random, and new for each netstack: a peer that knew
+    /// it could forge segments.
     pub seed: u64,
 }
 
@@ -131,7 +132,8 @@ pub struct Netstack {
 impl Netstack {
     /// A netstack, where its packets enter and leave, and the future that does its work.
     ///
-    /// It ends when all handles are dropped and the last flow has ended, when the port is dropped, or when the driver is.
+    /// It ends when all handles are dropped and the last flow has ended, when the port is dropped, or when the driver
+    /// is.
     pub fn new(mut config: Config) -> (Self, PacketPort, Driver) {
         config.mtu = config.mtu.clamp(1280, 65535);
         config.tcp_buffer = config.tcp_buffer.clamp(4 * 1024, 16 * 1024 * 1024);

@@ -10,8 +10,9 @@ use super::drops::Counters;
 
 /// Packets that wait to be read by the driver, and packets that wait to be read by the owner, at most.
 ///
-/// At the default MTU 1.3 MB; four full windows of 256 KiB fit, so a burst of one flow loses nothing.
-pub(super) const QUEUE_PACKETS_MAX: usize = 1024;
+/// 5 MB at the default MTU: full windows of twenty flows, which may all arrive in one burst. What does not fit costs
+/// a flow a time-out of a second.
+pub(super) const QUEUE_PACKETS_MAX: usize = 4096;
 
 /// Both ends of the packet lane. Dropping either half ends the netstack, as pulling a cable out would.
 #[derive(Debug)]
@@ -51,8 +52,8 @@ pub struct PacketSender {
 impl PacketSender {
     /// Hands over one whole IP packet, of any content. Never waits.
     ///
-    /// At 1024 packets that the driver has not read the packet is dropped and counted ([`DropReason::InboundFull`]). False once
-    /// the driver has ended.
+    /// At 4096 packets that the driver has not read the packet is dropped and counted ([`DropReason::InboundFull`]).
+    /// False once the driver has ended.
     pub fn push(&self, packet: impl Into<Bytes>) -> bool {
         match self.queue.try_send(packet.into()) {
             Ok(()) => true,
@@ -62,6 +63,12 @@ impl PacketSender {
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
+    }
+
+    /// As [`Self::push`], but waits for room instead of dropping: for an owner whose own source can wait. Cancel
+    /// safe, but for the packet.
+    pub async fn send(&self, packet: impl Into<Bytes>) -> bool {
+        self.queue.send(packet.into()).await.is_ok()
     }
 }
 
@@ -74,7 +81,7 @@ pub struct PacketReceiver {
 impl PacketReceiver {
     /// The next packet to send, or `None` once the driver has ended. Cancel safe.
     ///
-    /// At most 1024 packets wait here; then the flows wait, and nothing is lost.
+    /// At most 4096 packets wait here; then the flows wait, and nothing is lost.
     pub async fn recv(&mut self) -> Option<BytesMut> {
         self.queue.recv().await
     }

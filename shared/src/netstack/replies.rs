@@ -122,13 +122,13 @@ pub(super) fn acknowledge(key: FlowKey, seq: u32, ack: u32) -> BytesMut {
     control(key, TcpControl::None, seq, Some(ack))
 }
 
-/// The empty ACK that the sender of `segment` would send next.
-pub(super) fn repeated_ack(key: FlowKey, segment: &Segment) -> (Bytes, Segment) {
-    let repeated = Segment { seq: segment.next_seq(), fin: false, payload_bytes: 0, ..*segment };
+/// An empty ACK as the sender of `segment` might have sent it, with another sequence number.
+pub(super) fn empty_ack(key: FlowKey, seq: u32, segment: &Segment) -> Bytes {
+    let empty = Segment { seq, fin: false, payload_bytes: 0, ..*segment };
     let from_peer = FlowKey { local: key.remote, remote: key.local };
-    let mut packet = acknowledge(from_peer, repeated.seq, repeated.ack.unwrap_or_default());
-    seal(&mut packet, from_peer, &repeated);
-    (packet.freeze(), repeated)
+    let mut packet = acknowledge(from_peer, seq, segment.ack.unwrap_or_default());
+    seal(&mut packet, from_peer, &empty);
+    packet.freeze()
 }
 
 /// An ICMP message to us.
@@ -183,7 +183,8 @@ pub(super) fn icmp(view: &IpView<'_>) -> Result<Icmp, SegmentError> {
     }
 }
 
-/// Port Unreachable in answer to the datagram in `view`, quoting as much of it as fits the smallest MTU (RFC 4443 §3.1).
+/// Port Unreachable in answer to the datagram in `view`, quoting as much of it as fits the smallest MTU (RFC 4443
+/// §3.1).
 pub(super) fn port_unreachable(view: &IpView<'_>) -> BytesMut {
     match view {
         IpView::V6(ip) => {

@@ -1,7 +1,7 @@
 //! The demultiplexer: packets and the application's wishes in, packets and pending flows out. No async, no clock.
 //!
-//! Order of use: any number of `handle_…`, then `poll_flows`, then `poll_pending` and `poll_transmit` until they are empty;
-//! again when something arrives or `poll_timeout` is due.
+//! Order of use: any number of `handle_…`, then `poll_flows`, then `poll_pending` and `poll_transmit` until they are
+//! empty; again when something arrives or `poll_timeout` is due.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -27,6 +27,9 @@ use crate::packet::{IpView, protocol};
 /// A turn that is under way may go over it by the answers to its inbox.
 const OUT_PACKETS_MAX: usize = 256;
 
+/// Packets that wait in all flows for their next turns; those beyond are dropped.
+const WAITING_PACKETS_MAX: usize = 4096;
+
 /// How long a SYN waits for the application's decision.
 const PENDING_MAX: Duration = Duration::from_secs(30);
 
@@ -41,7 +44,8 @@ const FAREWELLS_MAX: usize = 4096;
 /// ICMP errors a second, with bursts as large (RFC 4443 §2.4 (f)).
 const ICMP_ERRORS_A_SECOND: i64 = 100;
 
-/// The ports dials are made from (RFC 6335 §6 would start at 49152; Linux at 32768, and so do we: more flows to one peer).
+/// The ports dials are made from (RFC 6335 §6 would start at 49152; Linux at 32768, and so do we: more flows to one
+/// peer).
 const PORTS: std::ops::RangeInclusive<u16> = 32768..=60999;
 
 /// How many random ports are tried before the range is searched in order.
@@ -75,6 +79,8 @@ pub(super) struct Stack {
     /// Flows that want a turn; each at most once.
     ready: VecDeque<FlowKey>,
     out: VecDeque<BytesMut>,
+    /// Packets in the inboxes of all flows; at most [`WAITING_PACKETS_MAX`].
+    waiting: usize,
     /// SYNs the application has not been told of; at most `pending_max`.
     arrivals: VecDeque<Arc<FlowCell>>,
     flows: usize,
@@ -98,6 +104,7 @@ impl Stack {
             timers: Timers::default(),
             ready: VecDeque::new(),
             out: VecDeque::new(),
+            waiting: 0,
             arrivals: VecDeque::new(),
             flows: 0,
             pending: 0,
@@ -207,7 +214,8 @@ impl Stack {
         !self.out.is_empty()
     }
 
-    /// True while no packet should come in and no flow gets a turn, because nobody fetches packets.
+    /// True while no flow gets a turn, because nobody fetches packets. Packets may still come in, so that two stacks
+    /// that send to each other never wait for each other.
     pub(super) fn is_blocked(&self) -> bool {
         self.out.len() >= OUT_PACKETS_MAX
     }
@@ -226,7 +234,7 @@ impl Stack {
                 Slot::Farewell(_) => {}
             }
         }
-        (self.flows, self.pending, self.half_open, self.farewells) = (0, 0, 0, 0);
+        (self.flows, self.pending, self.half_open, self.farewells, self.waiting) = (0, 0, 0, 0, 0);
         self.report_load();
     }
 
@@ -263,9 +271,10 @@ impl Stack {
     fn sort_segment(&mut self, key: FlowKey, packet: Bytes, segment: &Segment, now: Instant) -> Result<(), DropReason> {
         match self.slots.get_mut(&key) {
             Some(Slot::Live(live)) => {
-                if !live.push(packet, segment) {
+                if self.waiting >= WAITING_PACKETS_MAX || !live.push(packet, segment) {
                     return Err(DropReason::FlowInboundFull);
                 }
+                self.waiting += 1;
                 self.make_ready(key);
                 Ok(())
             }
@@ -384,6 +393,7 @@ impl Stack {
         let key = live.cell.key;
         self.flows += 1;
         self.half_open += usize::from(accepted);
+        self.waiting += live.waiting();
         self.slots.insert(key, Slot::Live(Box::new(live)));
         self.make_ready(key);
     }
@@ -391,10 +401,12 @@ impl Stack {
     fn turn(&mut self, key: FlowKey, now: Instant) {
         let Some(Slot::Live(live)) = self.slots.get_mut(&key) else { return };
         live.ready = false;
+        let waiting = live.waiting();
         let was_half_open = live.is_half_open();
         let room = OUT_PACKETS_MAX.saturating_sub(self.out.len());
         let turn = live.turn(now, room, &mut self.out);
         self.half_open -= usize::from(was_half_open && !live.is_half_open());
+        self.waiting -= waiting - live.waiting();
         match turn {
             Turn::Again => self.make_ready(key),
             Turn::Idle(None) => {}
@@ -432,6 +444,7 @@ impl Stack {
         match slot.remove() {
             Slot::Live(live) => {
                 self.flows -= 1;
+                self.waiting -= live.waiting();
                 self.half_open -= usize::from(live.is_half_open());
             }
             Slot::Pending(_) => self.pending -= 1,

@@ -16,8 +16,8 @@ pub(super) struct Timers {
 impl Timers {
     /// Sees to it that `key` comes up no later than `at`.
     ///
-    /// A deadline that moved later is left where it is: the flow comes up early once and is scheduled again. That spares the
-    /// queue an update for each packet of a busy flow.
+    /// A deadline that moved later is left where it is: the flow comes up early once and is scheduled again. That
+    /// spares the queue an update for each packet of a busy flow.
     pub(super) fn schedule(&mut self, key: FlowKey, at: Instant) {
         match self.deadline_by_flow.get_mut(&key) {
             Some(scheduled) if *scheduled <= at => {}

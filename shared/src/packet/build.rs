@@ -55,11 +55,25 @@ pub(crate) const RST: u8 = 4;
 pub(crate) const ACK: u8 = 16;
 
 /// A TCP segment of either IP version, without options, window 65535.
-pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, (seq, ack): (u32, u32), flags: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, numbers: (u32, u32), flags: u8, payload: &[u8]) -> Vec<u8> {
+    tcp_with((from, to), numbers, flags, (65535, &[]), payload)
+}
+
+/// A TCP segment with a window and options (whole words) of its own.
+pub(crate) fn tcp_with(
+    (from, to): (SocketAddr, SocketAddr),
+    (seq, ack): (u32, u32),
+    flags: u8,
+    (window, options): (u16, &[u8]),
+    payload: &[u8],
+) -> Vec<u8> {
     let mut body = [&from.port().to_be_bytes()[..], &to.port().to_be_bytes()].concat();
     body.extend(seq.to_be_bytes());
     body.extend(ack.to_be_bytes());
-    body.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    body.extend([u8::try_from(5 + options.len() / 4).unwrap() << 4, flags]);
+    body.extend(window.to_be_bytes());
+    body.extend([0; 4]);
+    body.extend(options);
     body.extend(payload);
     transport((from.ip(), to.ip()), protocol::TCP, 16, &mut body)
 }

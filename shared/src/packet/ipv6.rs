@@ -41,7 +41,8 @@ impl<'a> Ipv6View<'a> {
     /// Checks version, payload length against the buffer, and that every extension header fits.
     ///
     /// # Errors
-    /// [`PacketError`], by fault. A payload length of 0 with bytes behind it (a jumbogram) is a [`PacketError::Length`].
+    /// [`PacketError`], by fault. A payload length of 0 with bytes behind it (a jumbogram) is a
+    /// [`PacketError::Length`].
     pub fn parse(packet: &'a [u8]) -> Result<Self, PacketError> {
         let version = super::version(packet)?;
         if version != 6 {

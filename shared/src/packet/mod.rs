@@ -1,7 +1,8 @@
 //! Checked, borrowed views over whole IP packets (RFC 8200, RFC 791), and the one change a forwarder makes to them.
 //!
-//! A view is proof that the header's lengths agree with the buffer's, so that nothing behind it reads out of bounds. Which
-//! packets are wanted (fragments, extension headers, sources) is the caller's decision; here they are only recognised.
+//! A view is proof that the header's lengths agree with the buffer's, so that nothing behind it reads out of bounds.
+//! Which packets are wanted (fragments, extension headers, sources) is the caller's decision; here they are only
+//! recognised.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -196,8 +197,8 @@ pub enum HopError {
 
 /// Takes one from the hop limit or TTL, in place, and mends the IPv4 header checksum. Returns what is left, at least 1.
 ///
-/// For whoever puts a packet into a tunnel or takes one out (RFC 9484 §7). Only the fixed header is looked at: the packet has
-/// been through [`IpView::parse`] before. A packet that is refused is left as it was.
+/// For whoever puts a packet into a tunnel or takes one out (RFC 9484 §7). Only the fixed header is looked at: the
+/// packet has been through [`IpView::parse`] before. A packet that is refused is left as it was.
 ///
 /// # Errors
 /// [`HopError::Expired`] when the limit is 0 or 1.

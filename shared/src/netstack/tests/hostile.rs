@@ -4,10 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rand::rngs::StdRng;
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{config, service, settle, start};
 use crate::netstack::{DialError, DropReason, Load, Netstack, PacketPort};
-use crate::packet::build::{ACK, FIN, RST, SYN, icmp, ipv4, ipv6, seal, tcp, udp};
+use crate::packet::build::{ACK, FIN, RST, SYN, icmp, ipv4, ipv6, seal, tcp, tcp_with, udp};
 use crate::packet::{IpView, protocol};
 
 fn peer(port: u16) -> SocketAddr {
@@ -258,7 +261,7 @@ async fn a_repeated_fin_is_acknowledged_after_the_flow_is_gone() {
     let (_, seq, _) = header(&port.recv().await.unwrap());
     port.push(tcp(peer(1), service(), (101, seq + 1), ACK, &[]));
     let mut flow = accepted.await.unwrap().unwrap();
-    tokio::io::AsyncWriteExt::shutdown(&mut flow).await.unwrap();
+    flow.shutdown().await.unwrap();
     assert_eq!(header(&port.recv().await.unwrap()), (FIN | ACK, seq + 1, 101));
     for _ in 0..3 {
         port.push(tcp(peer(1), service(), (101, seq + 2), FIN | ACK, &[]));
@@ -267,4 +270,86 @@ async fn a_repeated_fin_is_acknowledged_after_the_flow_is_gone() {
     }
     port.push(tcp(peer(1), service(), (5000, 0), SYN, &[]));
     assert_eq!(stack.accept().await.unwrap().remote(), peer(1), "a newer SYN may reuse the ports");
+}
+
+#[tokio::test(start_paused = true)]
+async fn packets_pushed_faster_than_the_driver_reads_are_dropped_and_counted() {
+    let (stack, port) = server();
+    for _ in 0..5000 {
+        assert!(port.push(vec![0]));
+    }
+    settle().await;
+    assert_eq!(stack.drops().of(DropReason::InboundFull), 5000 - 4096);
+    assert_eq!(stack.drops().of(DropReason::Malformed), 4096);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_takes_no_packets_holds_flows_back_and_is_bounded() {
+    let (stack, mut port) = server();
+    for number in 1..=6000 {
+        assert!(port.push(tcp(peer(number), service(), (1, 1), ACK, &[])));
+        if number % 1000 == 0 {
+            settle().await;
+        }
+    }
+    settle().await;
+    // The queue of the port, and what the stack keeps before it.
+    assert_eq!(stack.drops().of(DropReason::TcpUnmatched), 4096 + 256);
+    assert_eq!(stack.drops().of(DropReason::OutboundFull), 6000 - 4096 - 256);
+    let mut packets = 0;
+    while answer(&mut port).await.is_some() {
+        packets += 1;
+    }
+    assert_eq!(packets, 4096 + 256);
+}
+
+/// A segment that is nearly right: numbers around the window, any flags, any window, any options.
+fn nearly(random: &mut StdRng, from: SocketAddr, theirs: u32, ours: u32) -> Vec<u8> {
+    let seq = theirs.wrapping_add(random.random_range(0..140_000)).wrapping_sub(70_000 * random.random_range(0..2));
+    let ack = ours.wrapping_add(random.random_range(0..3000)).wrapping_sub(50);
+    let mut options = vec![0; 4 * random.random_range(0..=10)];
+    random.fill_bytes(&mut options);
+    let flags = match random.random_range(0..4) {
+        0 => random.random::<u8>() & !RST,
+        1 => FIN | ACK,
+        _ => ACK,
+    };
+    let payload = vec![1; random.random_range(0..1500) * random.random_range(0..2)];
+    tcp_with((from, service()), (seq, ack), flags, (random.random(), &options), &payload)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nearly_right_segments_neither_break_a_flow_s_engine_nor_the_driver() {
+    let mut established = 0;
+    for seed in 0..40 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (stack, mut port) = server();
+        let from = peer(u16::try_from(seed + 1).unwrap());
+        let theirs: u32 = random.random();
+        let options = [2, 4, 2, 0, 3, 3, random.random_range(0..16), 1, 4, 2, 1, 1];
+        port.push(tcp_with((from, service()), (theirs, 0), SYN, (random.random(), &options), &[]));
+        let accepted = tokio::spawn(stack.accept().await.unwrap().accept());
+        let (_, ours, _) = header(&port.recv().await.unwrap());
+        port.push(tcp(from, service(), (theirs.wrapping_add(1), ours.wrapping_add(1)), ACK, &[]));
+        let (mut reader, mut writer) = tokio::io::split(accepted.await.unwrap().unwrap());
+        established += 1;
+        let write = tokio::spawn(async move { while writer.write_all(&[9; 5000]).await.is_ok() {} });
+        let read = tokio::spawn(async move {
+            let mut piece = [0; 700];
+            while matches!(reader.read(&mut piece).await, Ok(1..)) {}
+        });
+        for _ in 0..600 {
+            port.push(nearly(&mut random, from, theirs, ours));
+            if random.random_range(0..4) == 0 {
+                settle().await;
+            }
+            while let Ok(Some(_)) = tokio::time::timeout(Duration::ZERO, port.recv()).await {}
+        }
+        settle().await;
+        assert_eq!(stack.drops().of(DropReason::FlowFault), 0, "seed {seed}");
+        drop(port);
+        write.await.unwrap();
+        read.await.unwrap();
+    }
+    assert_eq!(established, 40);
 }

@@ -1,5 +1,5 @@
-//! Two netstacks joined by a wire in memory, and one netstack against packets written by hand. The clock is tokio's, paused:
-//! time passes when everything waits.
+//! Two netstacks joined by a wire in memory, and one netstack against packets written by hand. The clock is tokio's,
+//! paused: time passes when everything waits.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -79,7 +79,7 @@ async fn carry(mut from: PacketReceiver, to: PacketSender, faults: Faults) {
                 if random.random_range(0..100) >= faults.lost_percent {
                     let held_up = faults.delay + faults.jitter.mul_f64(random.random::<f64>());
                     if held_up.is_zero() {
-                        if !to.push(packet) {
+                        if !to.send(packet).await {
                             return;
                         }
                     } else {

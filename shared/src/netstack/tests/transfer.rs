@@ -147,3 +147,25 @@ async fn a_slow_reader_of_small_pieces_does_not_stall() {
     // Sixteen windows of 64 KiB at 10 ms each, and slow start; a stall would wait for a probe of a second.
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn bytes_survive_every_mix_of_buffers_loss_and_delay() {
+    let mut seed = 0;
+    for buffer in [4096, 20_000, 65_536, 262_144] {
+        for other in [20_001, 70_000, 1_000_001] {
+            seed += 1;
+            let faults = Faults {
+                lost_percent: [1, 3, 5][seed as usize % 3],
+                delay: Duration::from_millis([0, 10, 40][seed as usize / 3 % 3]),
+                jitter: Duration::from_millis([1, 10][seed as usize % 2]),
+                seed,
+            };
+            let (mut one, mut two) = (config(&[super::CLIENT]), config(&[super::SERVER]));
+            (one.tcp_buffer, two.tcp_buffer) = (buffer, other);
+            let (client, server) = pair_of(one, two, faults);
+            tokio::spawn(echo(server.clone()));
+            check_echo(client.dial(service()).await.unwrap(), MEGABYTE / 2, seed).await;
+            assert_eq!(client.drops().of(DropReason::FlowFault) + server.drops().of(DropReason::FlowFault), 0);
+        }
+    }
+}
