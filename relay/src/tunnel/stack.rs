@@ -20,7 +20,9 @@ impl Stack {
     /// Starts the netstack on `runtime`; what it sends comes out of the receiver.
     pub(super) fn start(project: ProjectPrefix, runtime: &Handle) -> (Self, PacketReceiver) {
         let address = IpAddr::V6(relay_address(project));
-        let (netstack, port, driver) = Netstack::new(Config::new(vec![address.into()], rand::random()));
+        // Agents never dial the relay itself: every SYN is refused.
+        let config = Config { pending_max: 0, ..Config::new(vec![address.into()], rand::random()) };
+        let (netstack, port, driver) = Netstack::new(config);
         let driver = runtime.spawn(driver.run()).abort_handle();
         let (inbound, outbound) = port.split();
         (Self { netstack, inbound, driver }, outbound)
