@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -22,10 +22,7 @@ use underpass_shared::{
     enrolment::{ENROL_PATH, EnrolRequest, EnrolmentToken, Issued, RENEW_PATH, RefusalReason},
     host::{self, state_home},
     identity::AgentId,
-    quic::{
-        endpoint,
-        tls::{self, Trust},
-    },
+    quic::tls::{Credential, Trust},
 };
 
 use crate::{
@@ -34,7 +31,7 @@ use crate::{
     config::{RunArgs, RunConfig},
     device::user::UserDevice,
     link::{
-        Link, LinkError,
+        Dialler, Link, LinkError,
         session::{End, Session},
     },
     node::{
@@ -79,7 +76,7 @@ pub async fn run(args: RunArgs, global: GlobalArgs) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let agent = Agent {
         published: Arc::new(config.published.clone()),
-        socket: endpoint::dialler()?,
+        dialler: Dialler::open()?,
         lingering: TaskTracker::new(),
         config,
         state,
@@ -130,7 +127,7 @@ async fn ask_for_token(config: &RunConfig, global: &GlobalArgs) -> anyhow::Resul
 struct Agent {
     config: RunConfig,
     published: Arc<Published>,
-    socket: quinn::Endpoint,
+    dialler: Dialler,
     state: StateDir,
     issued: Option<Issued>,
     token: Option<EnrolmentToken>,
@@ -204,7 +201,7 @@ impl Agent {
         };
         let agent = &self.state.owner().agent;
         println!("connected to {relay} as agent {agent} of node {}, address {}", self.config.node, session.address());
-        let since = Instant::now();
+        let since = clock::instant();
         match self.live(link, session, issued, stop).await {
             End::Stopped => Outcome::Stopped,
             End::Drained => Outcome::Again(redial::End::Drained, "the relay is stopping".to_owned()),
@@ -218,7 +215,8 @@ impl Agent {
             Some(issued) if clock::now().unix_timestamp() < issued.not_after => issued.clone(),
             _ => self.enrol(relay).await?,
         };
-        let link = Link::dial(&self.socket, relay, self.tls(&issued)?).await?;
+        let (trust, credential) = self.credential(&issued)?;
+        let link = self.dialler.dial(relay, trust, Some(credential)).await?;
         let session = link.open_session(self.config.lane, Arc::clone(&self.published)).await?;
         Ok((link, session, issued))
     }
@@ -228,9 +226,8 @@ impl Agent {
         let Some(token) = &self.token else {
             return Err(self.expired().into());
         };
-        let tls = tls::client(Trust::Pinned(token.ca.clone()), None).map_err(anyhow::Error::new)?;
-        let tls = endpoint::client_config(tls).map_err(anyhow::Error::new)?;
-        let link = Link::dial(&self.socket, relay, tls).await.map_err(|error| match error {
+        let trust = Trust::Pinned(token.ca.clone());
+        let link = self.dialler.dial(relay, trust, None).await.map_err(|error| match error {
             // The token was made by another deployment, or somebody stands between.
             error if error.is_untrusted() => Fault::Local(error.into()),
             error => error.into(),
@@ -298,12 +295,11 @@ impl Agent {
         Ok(EnrolRequest { project, node, agent, csr })
     }
 
-    fn tls(&self, issued: &Issued) -> anyhow::Result<quinn::ClientConfig> {
+    fn credential(&self, issued: &Issued) -> anyhow::Result<(Trust, Credential)> {
         let ca = CertificateDer::from_pem_slice(issued.ca.as_bytes())?;
         let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes())?;
         let key = PrivateKeyDer::Pkcs8(self.state.key().serialize_der().into());
-        let tls = tls::client(Trust::Ca(ca), Some((vec![certificate], key)))?;
-        Ok(endpoint::client_config(tls)?)
+        Ok((Trust::Ca(ca), (vec![certificate], key)))
     }
 
     fn expired(&self) -> anyhow::Error {

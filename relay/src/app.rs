@@ -32,12 +32,12 @@ use crate::{
     proxy::{Routing, may_dial::DialPolicy},
     store::Store,
     translate::Settings,
-    tunnel::{Acceptor, Tunnels},
+    tunnel::{Acceptor, TunnelPort, Tunnels},
     worker::Workers,
 };
 
-/// How long agents may take to leave a relay that stops, once no request is in flight any more.
-const LEAVE: Duration = Duration::from_secs(3);
+/// How long the API may take to finish what it has begun.
+const API_END: Duration = Duration::from_secs(6);
 
 /// Runs the relay until it is told to stop (SIGTERM, SIGINT); a second signal does not wait.
 ///
@@ -72,7 +72,7 @@ fn stop_on_signal() -> io::Result<CancellationToken> {
 
 /// The parts, bound and joined, not yet running.
 struct Relay {
-    endpoint: quinn::Endpoint,
+    port: TunnelPort,
     acceptor: Acceptor,
     api: (TcpListener, Arc<rustls::ServerConfig>, Arc<Api>),
     controller: Controller,
@@ -89,13 +89,9 @@ impl Relay {
         let names: Vec<String> = config.tunnel_addresses.iter().filter_map(|address| host_of(address)).collect();
         let certified = authority.relay_certificate(&relay, &names, now)?;
         let tls = quic::tls::server((certified.chain.clone(), certified.key.clone_key()), authority.ca_der().clone())?;
-        let endpoint = {
-            // quinn looks for the runtime that its socket belongs to.
-            let _tunnel = workers.tunnel().enter();
-            quic::endpoint::listen(config.tunnel_listen, tls)
-                .with_context(|| busy("the tunnel port", "UDP", config.tunnel_listen, "--tunnel-listen"))?
-        };
-        let bound = endpoint.local_addr()?;
+        let port = TunnelPort::bind(config.tunnel_listen, tls, workers.tunnel())
+            .with_context(|| busy("the tunnel port", "UDP", config.tunnel_listen, "--tunnel-listen"))?;
+        let bound = port.address();
         println!("listening tunnel {bound}");
         let addresses = if config.tunnel_addresses.is_empty() {
             vec![reachable(bound).to_string()]
@@ -139,7 +135,7 @@ impl Relay {
             addresses,
         });
         Ok(Self {
-            endpoint,
+            port,
             acceptor: Acceptor { tunnels, enrolment },
             api: (listener, api_tls, api),
             controller,
@@ -149,7 +145,7 @@ impl Relay {
 
     async fn run(mut self, workers: &Workers, stop: CancellationToken) {
         let (drain, api_stop) = (CancellationToken::new(), CancellationToken::new());
-        let accepting = workers.tunnel().spawn(self.acceptor.run(self.endpoint.clone(), drain.clone()));
+        let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
         let (listener, tls, api) = self.api;
         let api = tokio::spawn(api::serve(listener, tls, api, api_stop.clone()));
         self.controller.start().await;
@@ -166,19 +162,15 @@ impl Relay {
             }
         }
         drain.cancel();
-        if timeout(LEAVE, accepting).await.is_err() {
-            self.endpoint.close(NO_ERROR.into(), b"the relay is stopping");
-            self.endpoint.wait_idle().await;
+        if let Err(error) = accepting.await {
+            warn!(%error, "the tunnel port did not end well");
         }
         api_stop.cancel();
         // What the API has begun to write is durable before it answers; it ends by its own limits.
-        let _ = timeout(LEAVE, api).await;
+        let _ = timeout(API_END, api).await;
         info!("stopped");
     }
 }
-
-/// Close code of an orderly end (RFC 9114 §8.1, `H3_NO_ERROR`).
-const NO_ERROR: u32 = 0x100;
 
 /// One gateway worker in each thread's runtime.
 async fn on_each(

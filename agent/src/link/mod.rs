@@ -19,7 +19,7 @@ use underpass_shared::{
     quic::{
         endpoint::{self, HANDSHAKE_TIMEOUT, HandshakeError},
         http3::{self, ClientStream, ConnectionError, NoExtendedConnect, Requests, StreamError},
-        tls::SERVER_NAME,
+        tls::{self, Credential, SERVER_NAME, TlsError, Trust},
     },
 };
 
@@ -31,6 +31,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Why a relay gave us nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
+    #[error("the certificate in the state directory cannot be used")]
+    Tls { source: TlsError },
+    #[error("this build cannot speak QUIC")]
+    Quic { source: io::Error },
     #[error("cannot resolve {relay}: {source}")]
     Resolve { relay: String, source: io::Error },
     #[error("cannot reach {relay} ({address}): {source}")]
@@ -80,12 +84,28 @@ impl std::fmt::Debug for Link {
     }
 }
 
-impl Link {
+/// The agent's UDP socket, from which every relay is dialled.
+#[derive(Debug)]
+pub struct Dialler {
+    socket: quinn::Endpoint,
+}
+
+impl Dialler {
+    /// Opens the socket, on any free port.
+    ///
+    /// # Errors
+    /// When the host has no network stack to speak of.
+    pub fn open() -> io::Result<Self> {
+        endpoint::dialler().map(|socket| Self { socket })
+    }
+
     /// Dials `relay` (`host:port`), each of its addresses in turn, and speaks HTTP/3 to the first that answers.
     ///
     /// # Errors
     /// The last address's fault; see [`LinkError`].
-    pub async fn dial(socket: &quinn::Endpoint, relay: &str, tls: quinn::ClientConfig) -> Result<Self, LinkError> {
+    pub async fn dial(&self, relay: &str, trust: Trust, credential: Option<Credential>) -> Result<Link, LinkError> {
+        let tls = tls::client(trust, credential).map_err(|source| LinkError::Tls { source })?;
+        let tls = endpoint::client_config(tls).map_err(|source| LinkError::Quic { source })?;
         let resolve = |source| LinkError::Resolve { relay: relay.to_owned(), source };
         let addresses = timeout(HANDSHAKE_TIMEOUT, tokio::net::lookup_host(relay))
             .await
@@ -93,8 +113,8 @@ impl Link {
             .map_err(resolve)?;
         let mut fault = resolve(io::Error::other("the name has no address"));
         for address in addresses {
-            match endpoint::connect(socket, tls.clone(), address).await {
-                Ok(connection) => return Self::speak(relay, connection).await,
+            match endpoint::connect(&self.socket, tls.clone(), address).await {
+                Ok(connection) => return Link::speak(relay, connection).await,
                 Err(source) => {
                     debug!(%address, error = %source, "address passed over");
                     fault = LinkError::Handshake { relay: relay.to_owned(), address, source };
@@ -103,7 +123,9 @@ impl Link {
         }
         Err(fault)
     }
+}
 
+impl Link {
     async fn speak(relay: &str, connection: quinn::Connection) -> Result<Self, LinkError> {
         let (mut driver, requests) = http3::connect(connection.clone())
             .await

@@ -17,11 +17,10 @@ use tokio_util::{
 use tracing::{Instrument as _, debug, info_span};
 use underpass_shared::{
     quic::{
-        capsules::{CapsuleReader, CapsuleWriter, CapsulesError},
-        datagrams::{Datagrams, Receiver, SendError},
+        capsules::{CapsuleReader, CapsuleWriter, CapsulesError, send_packet},
+        datagrams::{Datagrams, Receiver},
         endpoint::RELAY_STREAMS,
-        http3::{self, StreamError},
-        lane,
+        http3, lane,
         streams::StreamLimit,
     },
     wire::{
@@ -33,9 +32,6 @@ use underpass_shared::{
 
 use super::{ANSWER, Link, LinkError};
 use crate::{config::Lane, device::user::UserDevice, node::publish::Published, service};
-
-/// The longest packet that goes as a DATAGRAM capsule when it does not fit a QUIC datagram (the IPv6 minimum, RFC 8200 §5).
-const CAPSULE_PACKET_BYTES_MAX: usize = 1280;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -147,8 +143,10 @@ impl Session {
                 },
                 Some(packet) = self.incoming.recv() => device.push(packet),
                 Some(packet) = device.recv() => {
-                    if let Err(error) = self.send(&packet).await {
-                        return End::Lost(error.to_string());
+                    match send_packet(&self.datagrams, &mut self.writer, self.id, &packet).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => debug!(%error, "packet dropped"),
+                        Err(error) => return End::Lost(error.to_string()),
                     }
                 }
                 () = stop.cancelled() => {
@@ -157,20 +155,6 @@ impl Session {
                     return End::Stopped;
                 }
             }
-        }
-    }
-
-    /// Sends a packet as a datagram, or as a capsule where it does not fit one.
-    async fn send(&mut self, packet: &[u8]) -> Result<(), StreamError> {
-        match self.datagrams.send(self.id, packet) {
-            Err(SendError::TooLarge) if packet.len() <= CAPSULE_PACKET_BYTES_MAX => {
-                self.writer.send(&Capsule::Datagram(datagram::encode_payload(packet))).await
-            }
-            Err(error) => {
-                debug!(%error, "packet dropped");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
         }
     }
 }

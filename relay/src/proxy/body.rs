@@ -262,11 +262,10 @@ mod tests {
         let mut stall = Stall::new(UPLOAD_IDLE);
         let start = tokio::time::Instant::now();
         for _ in 0..3 {
-            let mut timer = Box::pin(sleep(UPLOAD_IDLE - Duration::from_secs(1)));
-            let frame = poll_fn(|cx| {
-                let frame = timer.as_mut().poll(cx).map(|()| Some(Ok(Frame::data(Bytes::new()))));
-                stall.watch(cx, frame)
-            });
+            let almost = UPLOAD_IDLE - Duration::from_secs(1);
+            let silence = poll_fn(|cx| stall.watch(cx, Poll::Pending));
+            assert!(tokio::time::timeout(almost, silence).await.is_err(), "the limit is not over yet");
+            let frame = poll_fn(|cx| stall.watch(cx, Poll::Ready(Some(Ok(Frame::data(Bytes::new()))))));
             assert!(matches!(frame.await, Some(Ok(_))));
         }
         let stalled = poll_fn(|cx| stall.watch(cx, Poll::Pending)).await;

@@ -2,11 +2,16 @@
 //!
 //! Owns the handshake, the enrolment exchange and the answer to CONNECT-IP. A session's further life is `session`'s.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use tokio::{sync::OnceCell, task::JoinSet, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::OnceCell,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info, info_span};
 use underpass_shared::{
@@ -32,10 +37,40 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// After it, flows in flight may finish: an agent that stops closes the connection itself when they have.
 const WITHOUT_SESSION: Duration = Duration::from_secs(30);
 
+/// How long agents may take to leave a relay that stops, once no request is in flight any more.
+const LEAVE: Duration = Duration::from_secs(3);
+
 /// Close code of an orderly end (RFC 9114 §8.1, `H3_NO_ERROR`).
 const NO_ERROR: u32 = 0x100;
 
-/// What the tunnel port needs of the rest of the relay.
+/// The UDP port that agents dial, bound but not served yet.
+#[derive(Debug)]
+pub struct TunnelPort {
+    endpoint: quinn::Endpoint,
+    address: SocketAddr,
+}
+
+impl TunnelPort {
+    /// Binds `address`; the socket belongs to `runtime`, where [`Acceptor::run`] must run.
+    ///
+    /// # Errors
+    /// When the port is taken, the address is not this host's, or `tls` cannot serve QUIC.
+    pub fn bind(address: SocketAddr, tls: rustls::ServerConfig, runtime: &Handle) -> io::Result<Self> {
+        // quinn looks for the runtime that its socket belongs to.
+        let _entered = runtime.enter();
+        let endpoint = endpoint::listen(address, tls)?;
+        let address = endpoint.local_addr()?;
+        Ok(Self { endpoint, address })
+    }
+
+    /// Where it is bound.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Serves the tunnel port: what it needs of the rest of the relay.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     pub tunnels: Tunnels,
@@ -54,8 +89,9 @@ pub(super) struct Peer {
 }
 
 impl Acceptor {
-    /// Accepts until `drain` is cancelled, then tells every agent to go elsewhere and returns when all are gone.
-    pub async fn run(self, endpoint: quinn::Endpoint, drain: CancellationToken) {
+    /// Accepts until `drain` is cancelled, then tells every agent to go elsewhere and returns when all are gone, at the
+    /// latest after [`LEAVE`].
+    pub async fn run(self, TunnelPort { endpoint, .. }: TunnelPort, drain: CancellationToken) {
         // Each handshake under way holds a clone, so that the count needs no bookkeeping.
         let half_open = Arc::new(());
         let mut connections = JoinSet::new();
@@ -80,7 +116,12 @@ impl Acceptor {
                 Err(error) => debug!(%from, %error, "no handshake"),
             }
         }
-        while connections.join_next().await.is_some() {}
+        let gone = async { while connections.join_next().await.is_some() {} };
+        if timeout(LEAVE, gone).await.is_err() {
+            debug!("some agents did not leave in time");
+        }
+        endpoint.close(NO_ERROR.into(), b"the relay is stopping");
+        endpoint.wait_idle().await;
     }
 
     async fn connection(self, connecting: quinn::Connecting, half_open: Arc<()>, drain: CancellationToken) {
@@ -112,7 +153,7 @@ impl Acceptor {
     async fn requests(&self, peer: &Arc<Peer>) -> Result<(), ConnectionError> {
         let mut http = http3::serve(peer.connection.clone()).await?;
         let mut requests = JoinSet::new();
-        let idle = tokio::time::sleep(WITHOUT_SESSION);
+        let idle = sleep(WITHOUT_SESSION);
         tokio::pin!(idle);
         let mut draining = false;
         loop {
@@ -132,7 +173,7 @@ impl Acceptor {
                     }.in_current_span());
                 }
                 Some(_) = requests.join_next(), if !requests.is_empty() => {
-                    idle.as_mut().reset(Instant::now() + WITHOUT_SESSION);
+                    idle.set(sleep(WITHOUT_SESSION));
                     if draining && requests.is_empty() {
                         peer.connection.close(NO_ERROR.into(), b"the relay is stopping");
                         return Ok(());

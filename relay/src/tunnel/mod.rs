@@ -30,7 +30,11 @@ use underpass_shared::{
     wire::preface::RefusedCode,
 };
 
-pub use self::{accept::Acceptor, flow::Flow, packets::Drop};
+pub use self::{
+    accept::{Acceptor, TunnelPort},
+    flow::Flow,
+    packets::Drop,
+};
 use self::{
     packets::{Ledger, Route},
     registry::{Admission, Entry, Registry, SessionId},

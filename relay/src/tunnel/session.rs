@@ -18,8 +18,8 @@ use underpass_shared::{
     identity::AgentIdentity,
     prefix::{AgentPrefix, ProjectPrefix},
     quic::{
-        capsules::{CapsuleReader, CapsuleWriter},
-        datagrams::{Receiver, SendError},
+        capsules::{CapsuleReader, CapsuleWriter, NotSent, send_packet},
+        datagrams::Receiver,
         http3::{self, ServerStream, StreamError},
     },
     wire::{
@@ -45,9 +45,6 @@ pub(super) const FLOWS_MAX: usize = 16_384;
 
 /// How many packets wait for a session's connection before the newest is dropped.
 const PACKETS_MAX: usize = 512;
-
-/// The longest packet that goes as a DATAGRAM capsule when it does not fit a QUIC datagram (the IPv6 minimum, RFC 8200 §5).
-const CAPSULE_PACKET_BYTES_MAX: usize = 1280;
 
 /// What a live session is to the rest of the relay.
 #[derive(Debug)]
@@ -144,7 +141,14 @@ impl Exchange<'_> {
                     }
                 },
                 Some(packet) = incoming.recv() => self.tunnels.handle_packet(self.identity, self.session, &packet),
-                Some(packet) = outgoing.recv() => self.send(packet).await?,
+                Some(packet) = outgoing.recv() => {
+                    let sent = send_packet(&self.peer.datagrams, &mut self.writer, self.session.stream, &packet).await?;
+                    match sent {
+                        Ok(()) => {}
+                        Err(NotSent::TooBig) => self.tunnels.count(Drop::TooBig),
+                        Err(NotSent::Full) => self.tunnels.count(Drop::QueueFull),
+                    }
+                }
                 () = self.session.cut.cancelled() => {
                     self.peer.connection.close(CUT.into(), b"the session was cut: its node is gone, or its agent came back elsewhere");
                     return Ok(());
@@ -171,19 +175,6 @@ impl Exchange<'_> {
             }
             // What an agent assigns or advertises takes an allow rule, which no node has yet.
             Capsule::AddressAssign(_) | Capsule::RouteAdvertisement(_) | Capsule::Drain(_) => {}
-        }
-        Ok(())
-    }
-
-    /// Sends a packet as a datagram, or as a capsule where it does not fit one.
-    async fn send(&mut self, packet: Bytes) -> Result<(), StreamError> {
-        match self.peer.datagrams.send(self.session.stream, &packet) {
-            Ok(()) => {}
-            Err(SendError::TooLarge) if packet.len() <= CAPSULE_PACKET_BYTES_MAX => {
-                self.writer.send(&Capsule::Datagram(datagram::encode_payload(&packet))).await?;
-            }
-            Err(SendError::TooLarge) => self.tunnels.count(Drop::TooBig),
-            Err(SendError::Full | SendError::Unsupported | SendError::Lost) => self.tunnels.count(Drop::QueueFull),
         }
         Ok(())
     }

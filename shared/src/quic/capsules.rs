@@ -2,8 +2,18 @@
 
 use bytes::{Buf, Bytes};
 
-use super::http3::{ClientReceive, ClientSend, Code, ServerReceive, ServerSend, StreamError};
-use crate::wire::capsule::{Capsule, CapsuleError, Decoder};
+use super::{
+    datagrams::{Datagrams, SendError},
+    http3::{ClientReceive, ClientSend, Code, ServerReceive, ServerSend, StreamError},
+};
+use crate::wire::{
+    capsule::{Capsule, CapsuleError, Decoder},
+    datagram,
+};
+
+/// The longest packet that goes as a DATAGRAM capsule when it does not fit a QUIC datagram: what every IPv6 link carries
+/// (RFC 8200 §5). A longer one is for Packet Too Big.
+pub const CAPSULE_PACKET_BYTES_MAX: usize = 1280;
 
 /// Why no more capsules come or go.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +140,36 @@ impl CapsuleWriter {
             Send::Relay(stream) => stream.finish().await,
             Send::Agent(stream) => stream.finish().await,
         }
+    }
+}
+
+/// Why a packet was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    #[error("the packet is larger than the path takes, and than goes as a capsule")]
+    TooBig,
+    #[error("the queue to the peer is full, or the connection has ended")]
+    Full,
+}
+
+/// Sends a packet of the session on request stream `stream_id`: as a datagram, or as a DATAGRAM capsule where it does not
+/// fit one.
+///
+/// # Errors
+/// The outer one ends the session: the peer reads no more capsules, or the connection ended.
+pub async fn send_packet(
+    datagrams: &Datagrams,
+    capsules: &mut CapsuleWriter,
+    stream_id: u64,
+    packet: &[u8],
+) -> Result<Result<(), NotSent>, StreamError> {
+    match datagrams.send(stream_id, packet) {
+        Ok(()) => Ok(Ok(())),
+        Err(SendError::TooLarge) if packet.len() <= CAPSULE_PACKET_BYTES_MAX => {
+            capsules.send(&Capsule::Datagram(datagram::encode_payload(packet))).await.map(Ok)
+        }
+        Err(SendError::TooLarge) => Ok(Err(NotSent::TooBig)),
+        Err(SendError::Full | SendError::Unsupported | SendError::Lost) => Ok(Err(NotSent::Full)),
     }
 }
 
@@ -282,5 +322,33 @@ mod tests {
         send.finish().await.unwrap();
         let ended = soon(CapsuleReader::from(receive).next()).await;
         assert!(matches!(ended, Err(CapsulesError::Capsule(CapsuleError::Truncated))), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_packet_of_the_ipv6_minimum_arrives_whatever_the_path_takes_and_a_longer_one_is_said_to_be() {
+        let pair = pair().await;
+        let (server, client, _alive) = session(&pair).await;
+        let id = client.id().into_inner();
+        let (relay, agent) = (Datagrams::spawn(pair.relay.clone()), Datagrams::spawn(pair.agent.clone()));
+        let mut datagrams = agent.register(id).unwrap();
+        let (send, _receive) = server.split();
+        let (_send, receive) = client.split();
+        let (mut writer, mut reader) = (CapsuleWriter::from(send), CapsuleReader::from(receive));
+        let packet = Bytes::from(vec![6; CAPSULE_PACKET_BYTES_MAX]);
+        for _ in 0..50 {
+            assert_eq!(send_packet(&relay, &mut writer, id, &packet).await.unwrap(), Ok(()));
+            let arrived = soon(async {
+                tokio::select! {
+                    packet = datagrams.recv() => packet.unwrap(),
+                    capsule = reader.next() => match capsule.unwrap().unwrap() {
+                        Capsule::Datagram(payload) => datagram::decode_payload(payload).unwrap(),
+                        other => panic!("{other:?}"),
+                    },
+                }
+            });
+            assert_eq!(arrived.await, packet);
+        }
+        let longer = vec![6; 9000];
+        assert_eq!(send_packet(&relay, &mut writer, id, &longer).await.unwrap(), Err(NotSent::TooBig));
     }
 }
