@@ -13,7 +13,7 @@ const FIRST: Duration = Duration::from_millis(500);
 /// are 330 handshakes a second, a quarter of what one core of a relay takes.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Waits that grow from [`FIRST`] to [`LONGEST`]; each is drawn from zero to its bound.
+/// Waits whose bound grows from half a second to thirty; each is drawn from zero to its bound.
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: u32,

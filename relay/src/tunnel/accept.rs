@@ -90,7 +90,7 @@ pub(super) struct Peer {
 
 impl Acceptor {
     /// Accepts until `drain` is cancelled, then tells every agent to go elsewhere and returns when all are gone, at the
-    /// latest after [`LEAVE`].
+    /// latest after three seconds.
     pub async fn run(self, TunnelPort { endpoint, .. }: TunnelPort, drain: CancellationToken) {
         // Each handshake under way holds a clone, so that the count needs no bookkeeping.
         let half_open = Arc::new(());
