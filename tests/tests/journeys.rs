@@ -17,6 +17,8 @@ mod durability;
 mod first;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "journeys/identity.rs"]
+mod identity;
 #[path = "journeys/isolation.rs"]
 mod isolation;
 #[path = "journeys/packet_lane.rs"]

@@ -47,6 +47,7 @@ pub enum End {
 /// An open session. Flows that the relay opened live until their own ends, or until the link is dropped.
 #[derive(Debug)]
 pub struct Session {
+    connection: quinn::Connection,
     id: u64,
     address: Ipv6Addr,
     reader: CapsuleReader,
@@ -100,7 +101,17 @@ impl Link {
             let accept = accept(self.connection.clone(), id, published, flows.clone());
             AbortOnDropHandle::new(tokio::spawn(accept.in_current_span()))
         });
-        Ok(Session { id, address, reader, writer: send.into(), datagrams, incoming, flows, _accepting: accepting })
+        Ok(Session {
+            connection: self.connection.clone(),
+            id,
+            address,
+            reader,
+            writer: send.into(),
+            datagrams,
+            incoming,
+            flows,
+            _accepting: accepting,
+        })
     }
 
     fn protocol(&self, what: &'static str) -> LinkError {
@@ -139,14 +150,14 @@ impl Session {
                         Capsule::AddressAssign(_) | Capsule::AddressRequest(_) | Capsule::RouteAdvertisement(_),
                     )) => {}
                     Ok(None) => return End::Lost("the relay ended the session".to_owned()),
-                    Err(error) => return End::Lost(error.to_string()),
+                    Err(error) => return self.lost(&error),
                 },
                 Some(packet) = self.incoming.recv() => device.push(packet),
                 Some(packet) = device.recv() => {
                     match send_packet(&self.datagrams, &mut self.writer, self.id, &packet).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => debug!(%error, "packet dropped"),
-                        Err(error) => return End::Lost(error.to_string()),
+                        Err(error) => return self.lost(&error),
                     }
                 }
                 () = stop.cancelled() => {
@@ -156,6 +167,19 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What ended the session: the relay's own words where it closed the connection, else what was noticed.
+    fn lost(&self, noticed: &dyn std::error::Error) -> End {
+        End::Lost(match self.connection.close_reason() {
+            Some(quinn::ConnectionError::ApplicationClosed(close)) if !close.reason.is_empty() => {
+                let words = String::from_utf8_lossy(&close.reason);
+                format!("the relay closed the connection: {}", words.replace(char::is_control, " "))
+            }
+            Some(quinn::ConnectionError::TimedOut) => "the relay was silent for too long".to_owned(),
+            Some(other) => other.to_string(),
+            None => noticed.to_string(),
+        })
     }
 }
 
