@@ -106,9 +106,11 @@ impl Controller {
     async fn reconcile(&mut self) {
         let objects = self.store.snapshot();
         let snapshot = Snapshot { projects: typed(&objects), owners: std::mem::take(&mut self.owners) };
+        // What is wanted does not depend on what could be had, or the two would take turns.
+        self.settings.ports_unavailable.clear();
         let mut translation = translate::translate(&snapshot, &self.settings);
         let unavailable = self.ports.apply(&listener::wanted(&translation.table));
-        if unavailable != self.settings.ports_unavailable {
+        if !unavailable.is_empty() {
             self.settings.ports_unavailable = unavailable;
             translation = translate::translate(&snapshot, &self.settings);
         }

@@ -23,6 +23,8 @@ pub struct Ports {
     config: GatewayConfig,
     workers: Vec<(Handle, Arc<Worker>)>,
     bound: BTreeMap<u16, Bound>,
+    /// Why a port could not be had when it was last tried; said once.
+    unavailable: BTreeMap<u16, String>,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Ports {
     /// No port yet; each will have a socket on every one of `workers`.
     #[must_use]
     pub fn new(config: GatewayConfig, workers: Vec<(Handle, Arc<Worker>)>) -> Self {
-        Self { config, workers, bound: BTreeMap::new() }
+        Self { config, workers, bound: BTreeMap::new(), unavailable: BTreeMap::new() }
     }
 
     /// Binds what is wanted and was not bound, gives up what is not wanted any more, and says which ports cannot be had.
@@ -65,11 +67,14 @@ impl Ports {
                     self.bound.insert(port, bound);
                 }
                 Err(reason) => {
-                    warn!(port, %reason, "gateway port unavailable");
+                    if self.unavailable.get(&port) != Some(&reason) {
+                        warn!(port, %reason, "gateway port unavailable");
+                    }
                     unavailable.insert(port, reason);
                 }
             }
         }
+        self.unavailable.clone_from(&unavailable);
         unavailable
     }
 

@@ -6,6 +6,7 @@ use http::StatusCode;
 use underpass_tests::{
     agent::{Agent, Settings},
     client,
+    eventually::eventually,
     manifest::{self, Target},
     office::{HOST, Office, answers},
     relay::Relay,
@@ -144,4 +145,43 @@ async fn publish_narrows_and_maps_what_the_agent_offers() {
 
     assert!(body.contains(&format!("does not publish port {}", hidden.port())), "{body}");
     assert_eq!(hidden.connections(), 0, "the agent never dialled it");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said_once_and_served_when_it_is_free() {
+    let office = Office::open().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let gateway = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: side}}\nspec:\n  \
+         gatewayClassName: default\n  listeners: [{{name: side, port: {}, protocol: HTTP}}]\n",
+        address.port()
+    );
+    office.relay.cli().apply(&gateway).await;
+    let path = "/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways/side";
+    let programmed = async |wanted: &str| {
+        eventually(&format!("the listener's Programmed is {wanted}"), async || {
+            let gateway = office.relay.api().get(path).await;
+            let conditions = gateway["status"]["listeners"][0]["conditions"].clone();
+            let programmed = conditions.as_array().into_iter().flatten().find(|one| one["type"] == "Programmed");
+            match programmed.cloned() {
+                Some(condition) if condition["status"] == wanted => Ok((gateway, condition)),
+                _ => Err(gateway),
+            }
+        })
+        .await
+    };
+    let (before, condition) = programmed("False").await;
+    assert!(condition["message"].as_str().is_some_and(|message| message.contains("in use")), "{condition}");
+
+    // Ten rounds of the controller later nothing has been written about it again.
+    for round in 0..10 {
+        office.relay.cli().apply(&manifest::node(&format!("other-{round}"))).await;
+    }
+    assert_eq!(office.relay.api().get(path).await, before, "a port that cannot be had is no reason to write");
+
+    drop(taken);
+    programmed("True").await;
+    let answer = client::get(address, HOST, "/name").await.unwrap();
+    assert_eq!(answer.status, StatusCode::NOT_FOUND, "it is served, and no route is attached to it");
 }
