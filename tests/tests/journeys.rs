@@ -27,3 +27,5 @@ mod packet_lane;
 mod protocols;
 #[path = "journeys/restart.rs"]
 mod restart;
+#[path = "journeys/tunnel_port.rs"]
+mod tunnel_port;

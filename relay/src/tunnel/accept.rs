@@ -37,6 +37,11 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// After it, flows in flight may finish: an agent that stops closes the connection itself when they have.
 const WITHOUT_SESSION: Duration = Duration::from_secs(30);
 
+/// How long a request may take that is no session, its head included: two round trips and a durable write.
+///
+/// Without it a peer that sends half a request would hold its connection for ever.
+const REQUEST: Duration = Duration::from_secs(15);
+
 /// How long agents may take to leave a relay that stops, once no request is in flight any more.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -166,7 +171,9 @@ impl Acceptor {
                     }
                     let (this, peer) = (self.clone(), Arc::clone(peer));
                     requests.spawn(async move {
-                        let Ok((request, stream)) = resolver.resolve_request().await else { return };
+                        let Ok(Ok((request, stream))) = timeout(REQUEST, resolver.resolve_request()).await else {
+                            return debug!("no whole request head came");
+                        };
                         if let Err(error) = this.request(&peer, request, stream).await {
                             debug!(%error, "request ended");
                         }
@@ -195,23 +202,34 @@ impl Acceptor {
         }
     }
 
-    async fn request(
+    /// A session lives as long as it likes; everything else must be over soon.
+    async fn request(&self, peer: &Arc<Peer>, request: Request<()>, stream: ServerStream) -> Result<(), StreamError> {
+        let protocol = request.extensions().get::<Protocol>().copied();
+        if (request.method(), protocol, request.uri().path())
+            == (&Method::CONNECT, Some(Protocol::CONNECT_IP), connect_ip::PATH)
+        {
+            return self.connect_ip(peer, &request, stream).await;
+        }
+        timeout(REQUEST, self.brief(peer, &request, protocol, stream)).await.unwrap_or_else(|_| {
+            debug!("a request took too long");
+            Ok(())
+        })
+    }
+
+    async fn brief(
         &self,
         peer: &Arc<Peer>,
-        request: Request<()>,
+        request: &Request<()>,
+        protocol: Option<Protocol>,
         mut stream: ServerStream,
     ) -> Result<(), StreamError> {
-        let protocol = request.extensions().get::<Protocol>().copied();
         match (request.method(), protocol, request.uri().path()) {
             (&Method::POST, None, ENROL_PATH | RENEW_PATH) => {
                 let answer = match read_body(&mut stream).await? {
-                    Some(body) => self.exchange(peer, &request, &body).await,
+                    Some(body) => self.exchange(peer, request, &body).await,
                     None => Err(refusal(RefusalReason::BadRequest, "the request is too long")),
                 };
                 answer_exchange(stream, answer).await
-            }
-            (&Method::CONNECT, Some(Protocol::CONNECT_IP), connect_ip::PATH) => {
-                self.connect_ip(peer, &request, stream).await
             }
             (&Method::CONNECT, Some(_), _) => {
                 refuse(stream, StatusCode::NOT_FOUND, "only connect-ip to any host is served here").await

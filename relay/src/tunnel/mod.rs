@@ -38,7 +38,7 @@ pub use self::{
 use self::{
     packets::{Ledger, Route},
     registry::{Admission, Entry, Registry, SessionId},
-    session::Session,
+    session::{Cut, Session},
     stack::Stack,
 };
 
@@ -165,7 +165,7 @@ impl Tunnels {
     pub fn cut_unless(&self, admitted: impl Fn(&AgentIdentity) -> Option<Admission>) {
         for entry in self.registry().iter() {
             if admitted(&entry.identity) != Some(entry.admission) {
-                entry.session.cut.cancel();
+                entry.session.cut(Cut::Deleted);
             }
         }
     }
@@ -189,7 +189,7 @@ impl Tunnels {
         let admission = session.admission;
         let (id, replaced) = self.registry_mut().insert(identity.clone(), admission, session);
         if let Some(replaced) = replaced {
-            replaced.session.cut.cancel();
+            replaced.session.cut(Cut::Replaced);
         }
         self.shared.changes.send_modify(|count| *count += 1);
         id
@@ -202,8 +202,8 @@ impl Tunnels {
     }
 
     /// Takes a packet that an agent sent.
-    fn handle_packet(&self, identity: &AgentIdentity, session: &Session, packet: &Bytes) {
-        let mut packet = BytesMut::from(packet.as_ref());
+    fn handle_packet(&self, identity: &AgentIdentity, session: &Session, packet: Bytes) {
+        let mut packet = packet.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
         let relay = stack::relay_address(session.admission.project);
         match packets::route(&mut packet, &session.admission, relay) {
             Route::Drop(drop) => {

@@ -12,7 +12,6 @@ use http::{HeaderMap, HeaderValue};
 use ipnet::{IpNet, Ipv6Net};
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use underpass_shared::{
     identity::AgentIdentity,
@@ -57,12 +56,28 @@ pub(super) struct Session {
     pub(super) admission: Admission,
     pub(super) connected_at: OffsetDateTime,
     pub(super) packets: mpsc::Sender<Bytes>,
-    /// Cancelled to cut the session: its node is gone, or the agent has come back on another connection.
-    pub(super) cut: CancellationToken,
     flows: Arc<Semaphore>,
 }
 
+/// Why a session is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Its node was deleted, or does not know the agent any more.
+    Deleted,
+    /// The agent has a newer session with this relay.
+    Replaced,
+}
+
 impl Session {
+    /// Ends the session and every flow in it at once, whatever the agent is doing.
+    pub(super) fn cut(&self, why: Cut) {
+        let words: &[u8] = match why {
+            Cut::Deleted => b"the session was cut: its node was deleted",
+            Cut::Replaced => b"the session was cut: its agent came back elsewhere",
+        };
+        self.connection.close(CUT.into(), words);
+    }
+
     /// Room for one more flow, `None` at [`FLOWS_MAX`].
     pub(super) fn reserve(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.flows).try_acquire_owned().ok()
@@ -101,12 +116,15 @@ pub(super) async fn run(
         admission,
         connected_at: clock::now(),
         packets,
-        cut: CancellationToken::new(),
         flows: Arc::new(Semaphore::new(FLOWS_MAX)),
     });
     let (reader, mut writer) = (receive.into(), CapsuleWriter::from(send));
     introduce(&mut writer, admission).await?;
     let entered = acceptor.tunnels.enter(identity, Arc::clone(&session));
+    // The node may have been deleted between admission and entry, when there was nothing to cut yet.
+    if acceptor.enrolment.admit(identity).await.ok() != Some(admission) {
+        session.cut(Cut::Deleted);
+    }
     let exchange = Exchange { tunnels: &acceptor.tunnels, peer, identity, session: &session, entered, reader, writer };
     info!(project = %identity.project, node = %identity.node, agent = %identity.agent, "session opened");
     let ended = exchange.live(incoming, outgoing).await;
@@ -140,7 +158,7 @@ impl Exchange<'_> {
                         return Ok(());
                     }
                 },
-                Some(packet) = incoming.recv() => self.tunnels.handle_packet(self.identity, self.session, &packet),
+                Some(packet) = incoming.recv() => self.tunnels.handle_packet(self.identity, self.session, packet),
                 Some(packet) = outgoing.recv() => {
                     let sent = send_packet(&self.peer.datagrams, &mut self.writer, self.session.stream, &packet).await?;
                     match sent {
@@ -148,10 +166,6 @@ impl Exchange<'_> {
                         Err(NotSent::TooBig) => self.tunnels.count(Drop::TooBig),
                         Err(NotSent::Full) => self.tunnels.count(Drop::QueueFull),
                     }
-                }
-                () = self.session.cut.cancelled() => {
-                    self.peer.connection.close(CUT.into(), b"the session was cut: its node is gone, or its agent came back elsewhere");
-                    return Ok(());
                 }
                 () = self.peer.drain.cancelled(), if !draining => {
                     draining = true;
@@ -166,7 +180,7 @@ impl Exchange<'_> {
     async fn handle_capsule(&mut self, capsule: Capsule) -> Result<(), StreamError> {
         match capsule {
             Capsule::Datagram(payload) => match datagram::decode_payload(payload) {
-                Ok(packet) => self.tunnels.handle_packet(self.identity, self.session, &packet),
+                Ok(packet) => self.tunnels.handle_packet(self.identity, self.session, packet),
                 Err(_) => self.tunnels.count(Drop::Malformed),
             },
             Capsule::AddressRequest(request) => {
