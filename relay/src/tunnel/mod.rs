@@ -45,7 +45,7 @@ use self::{
 /// How long an agent may take to reach its service: the agent's own limit and two round trips round the world.
 const DIAL: Duration = Duration::from_secs(7);
 
-/// How many sessions are tried for one flow when they turn out to be lost.
+/// How many sessions are tried for one flow when they turn out to be lost or silent.
 const TRIES: usize = 3;
 
 /// A service behind an agent.
@@ -119,29 +119,40 @@ impl Tunnels {
     /// # Errors
     /// See [`DialError`]; none of them leaves anything open.
     pub async fn dial(&self, target: &FlowTarget, client: Option<SocketAddr>) -> Result<Flow, DialError> {
-        let node = || target.node.clone();
-        for _ in 0..TRIES {
-            let Some(entry) = self.select(target, client) else { break };
-            let place = entry.session.reserve().ok_or_else(|| DialError::Overloaded { node: node() })?;
-            let opened = async {
-                if entry.session.stream_lane {
-                    let preface = entry.session.preface(target.port, client);
-                    let stream = lane::open_flow(&entry.session.connection, &preface).await;
-                    return stream.map(|stream| Flow::stream(stream, place)).map_err(|error| by_stream(error, target));
-                }
-                let stack = self.stack(&entry);
-                let address = SocketAddr::from((entry.admission.prefix().address(), target.port));
-                let flow = stack.netstack.dial(address).await;
-                flow.map(|flow| Flow::packet(flow, place)).map_err(|error| Some(by_packet(error, target)))
-            };
-            match timeout(DIAL, opened).await {
-                Ok(Ok(flow)) => return Ok(flow),
-                Ok(Err(Some(error))) => return Err(error),
-                Ok(Err(None)) => self.leave(&entry.identity, &entry.session, entry.id),
-                Err(_) => return Err(DialError::TimedOut { node: node() }),
+        let mut tried = Vec::new();
+        while tried.len() < TRIES {
+            let Some(entry) = self.select(target, client, &tried) else { break };
+            tried.push(entry.id);
+            let another = || self.select(target, client, &tried).is_some();
+            tokio::select! {
+                opened = timeout(DIAL, self.open(&entry, target, client)) => match opened {
+                    Ok(Ok(flow)) => return Ok(flow),
+                    Ok(Err(Some(error))) => return Err(error),
+                    Ok(Err(None)) => self.leave(&entry.identity, &entry.session, entry.id),
+                    Err(_) => return Err(DialError::TimedOut { node: target.node.clone() }),
+                },
+                () = entry.session.silence(), if another() => {}
             }
         }
-        Err(DialError::NodeAway { node: node() })
+        Err(DialError::NodeAway { node: target.node.clone() })
+    }
+
+    /// Opens a flow in one session. The error is `None` when the session turned out to be lost.
+    async fn open(
+        &self,
+        entry: &Entry<Arc<Session>>,
+        target: &FlowTarget,
+        client: Option<SocketAddr>,
+    ) -> Result<Flow, Option<DialError>> {
+        let place = entry.session.reserve().ok_or_else(|| DialError::Overloaded { node: target.node.clone() })?;
+        if entry.session.stream_lane {
+            let preface = entry.session.preface(target.port, client);
+            let stream = lane::open_flow(&entry.session.connection, &preface).await;
+            return stream.map(|stream| Flow::stream(stream, place)).map_err(|error| by_stream(error, target));
+        }
+        let address = SocketAddr::from((entry.admission.prefix().address(), target.port));
+        let flow = self.stack(entry).netstack.dial(address).await;
+        flow.map(|flow| Flow::packet(flow, place)).map_err(|error| Some(by_packet(error, target)))
     }
 
     /// Every agent that is connected now.
@@ -181,8 +192,20 @@ impl Tunnels {
         self.shared.ledger.of(drop)
     }
 
-    fn select(&self, target: &FlowTarget, client: Option<SocketAddr>) -> Option<Entry<Arc<Session>>> {
-        self.registry().select(&target.project, &target.node, target.agent, &(client, target.port)).cloned()
+    /// An agent that was not tried yet, a silent one only when there is no other.
+    fn select(
+        &self,
+        target: &FlowTarget,
+        client: Option<SocketAddr>,
+        tried: &[SessionId],
+    ) -> Option<Entry<Arc<Session>>> {
+        let registry = self.registry();
+        let select = |usable: &dyn Fn(&Entry<Arc<Session>>) -> bool| {
+            let flow = (client, target.port);
+            registry.select(&target.project, &target.node, target.agent, &flow, usable).cloned()
+        };
+        let fresh = |entry: &Entry<Arc<Session>>| !tried.contains(&entry.id);
+        select(&|entry| fresh(entry) && !entry.session.is_silent()).or_else(|| select(&fresh))
     }
 
     fn enter(&self, identity: &AgentIdentity, session: Arc<Session>) -> SessionId {

@@ -82,7 +82,8 @@ impl<S: Clone> Registry<S> {
         removed
     }
 
-    /// The session for a flow to `node`: the named agent's, or one of the node's agents by a sticky hash of `flow`.
+    /// The session for a flow to `node`: the named agent's, or one of the node's agents by a sticky hash of `flow`; among
+    /// those that are `usable` only.
     ///
     /// Rendezvous hashing, so that an agent that comes or goes moves only its own share of the flows.
     #[must_use]
@@ -92,12 +93,14 @@ impl<S: Clone> Registry<S> {
         node: &NodeName,
         agent: Option<AgentNumber>,
         flow: &impl Hash,
+        usable: impl Fn(&Entry<S>) -> bool,
     ) -> Option<&Entry<S>> {
         let agents = self.projects.get(project)?;
         agents
             .values()
             .filter(|entry| entry.identity.node == *node)
             .filter(|entry| agent.is_none_or(|wanted| entry.admission.agent == wanted))
+            .filter(|entry| usable(entry))
             .max_by_key(|entry| {
                 let mut hasher = DefaultHasher::new();
                 (entry.admission.agent, flow).hash(&mut hasher);
@@ -153,7 +156,9 @@ mod tests {
     }
 
     fn chosen(registry: &Registry<u32>, flow: u32) -> Option<u32> {
-        registry.select(&project("default"), &"office".parse().unwrap(), None, &flow).map(|entry| entry.session)
+        registry
+            .select(&project("default"), &"office".parse().unwrap(), None, &flow, |_| true)
+            .map(|entry| entry.session)
     }
 
     #[test]
@@ -178,11 +183,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_usable_is_not_chosen() {
+        let registry = with_agents(3);
+        for flow in 0..50 {
+            let office = "office".parse().unwrap();
+            let only_two = |entry: &Entry<u32>| entry.session == 2;
+            let chosen = registry.select(&project("default"), &office, None, &flow, only_two);
+            assert_eq!(chosen.map(|entry| entry.session), Some(2));
+            assert!(registry.select(&project("default"), &office, None, &flow, |_| false).is_none());
+        }
+    }
+
+    #[test]
     fn a_named_agent_gets_the_flow_or_nobody_does() {
         let registry = with_agents(2);
         let select = |agent| {
             let agent = Some(AgentNumber::new(agent).unwrap());
-            registry.select(&project("default"), &"office".parse().unwrap(), agent, &0).map(|entry| entry.session)
+            registry
+                .select(&project("default"), &"office".parse().unwrap(), agent, &0, |_| true)
+                .map(|entry| entry.session)
         };
         assert_eq!((select(1), select(2), select(3)), (Some(1), Some(2), None));
     }
@@ -205,7 +224,8 @@ mod tests {
         registry.insert(identity("one", "office", "a1"), admission(1, 1), "one");
         registry.insert(identity("two", "office", "a1"), admission(2, 1), "two");
         let office: NodeName = "office".parse().unwrap();
-        let select = |name: &str| registry.select(&project(name), &office, None, &0).map(|entry| entry.session);
+        let select =
+            |name: &str| registry.select(&project(name), &office, None, &0, |_| true).map(|entry| entry.session);
         assert_eq!((select("one"), select("two"), select("three")), (Some("one"), Some("two"), None));
         let of_two = admission(2, 1).prefix().address();
         assert_eq!(registry.locate(&project("two"), of_two).map(|entry| entry.session), Some("two"));

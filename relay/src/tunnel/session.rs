@@ -4,14 +4,21 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use ipnet::{IpNet, Ipv6Net};
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::sleep,
+};
 use tracing::{debug, info};
 use underpass_shared::{
     identity::AgentIdentity,
@@ -45,6 +52,14 @@ pub(super) const FLOWS_MAX: usize = 16_384;
 /// How many packets wait for a session's connection before the newest is dropped.
 const PACKETS_MAX: usize = 512;
 
+/// How long an agent may owe an acknowledgement before its node's other agents are tried.
+///
+/// An acknowledgement takes a round trip and 25 ms (RFC 9000 §13.2.1); two seconds leave room for the loss of several.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Stands for an agent that was not found silent.
+const NOT_SILENT: u64 = u64::MAX;
+
 /// What a live session is to the rest of the relay.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -56,6 +71,8 @@ pub(super) struct Session {
     pub(super) admission: Admission,
     pub(super) connected_at: OffsetDateTime,
     pub(super) packets: mpsc::Sender<Bytes>,
+    /// How many datagrams had come from the agent when it was found silent; [`NOT_SILENT`] when it was not.
+    silent_since: AtomicU64,
     flows: Arc<Semaphore>,
 }
 
@@ -76,6 +93,27 @@ impl Session {
             Cut::Replaced => b"the session was cut: its agent came back elsewhere",
         };
         self.connection.close(CUT.into(), words);
+    }
+
+    /// Whether the agent was found silent and has sent nothing since.
+    pub(super) fn is_silent(&self) -> bool {
+        let since = self.silent_since.load(Relaxed);
+        since != NOT_SILENT && since == self.received()
+    }
+
+    /// Returns when the agent has sent nothing at all for [`SILENCE`], not even an acknowledgement; call it with something
+    /// under way that it must acknowledge. Never returns when it has.
+    pub(super) async fn silence(&self) {
+        let before = self.received();
+        sleep(SILENCE).await;
+        if self.received() != before {
+            return std::future::pending().await;
+        }
+        self.silent_since.store(before, Relaxed);
+    }
+
+    fn received(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
     }
 
     /// Room for one more flow, `None` at [`FLOWS_MAX`].
@@ -116,6 +154,7 @@ pub(super) async fn run(
         admission,
         connected_at: clock::now(),
         packets,
+        silent_since: AtomicU64::new(NOT_SILENT),
         flows: Arc::new(Semaphore::new(FLOWS_MAX)),
     });
     let (reader, mut writer) = (receive.into(), CapsuleWriter::from(send));

@@ -11,6 +11,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 use underpass_tests::{
+    agent::{Agent, Settings},
     client::{self, Answer, Connection},
     eventually::{PATIENCE, eventually, within},
     manifest,
@@ -177,4 +178,23 @@ async fn a_request_cut_by_the_agents_death_ends_at_once() {
 
     let end = within(PATIENCE, "the end of a cut body", client::whole(response)).await;
     assert!(end.is_err(), "a cut body never looks whole: {end:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_without_a_word_costs_no_request_while_another_serves_its_node() {
+    let office = Office::open().await;
+    let (mut second, connected) = Agent::enrol(&office.relay, Settings::node("office")).await;
+    assert_ne!(connected.address, office.connected.address);
+    second.process.kill().await;
+
+    // At once, so that each needs a flow of its own, and about half of them would choose the dead agent.
+    let mut requests = JoinSet::new();
+    for _ in 0..16 {
+        let gateway = office.relay.addresses.http;
+        requests.spawn(async move { client::get(gateway, HOST, "/name").await });
+    }
+    for answer in requests.join_all().await {
+        let answer = answer.expect("the gateway answers");
+        assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "office"));
+    }
 }
