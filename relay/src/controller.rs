@@ -286,7 +286,7 @@ fn stored(kind: Kind, status: &Value) -> Option<Status> {
         Kind::HttpRoute => read(status).map(Status::HttpRoute),
         Kind::Backend => read(status).map(Status::Backend),
         Kind::TunnelNode => read::<TunnelNodeStatus>(status).map(|status| Status::TunnelNode(status.conditions)),
-        Kind::Project | Kind::Proxy => None,
+        _ => None,
     }
 }
 

@@ -47,7 +47,6 @@ type Row = fn(&Value) -> Vec<String>;
 
 fn columns_of(kind: Kind) -> (Vec<&'static str>, Row) {
     match kind {
-        Kind::Project => (vec!["NAME"], |object| vec![name(object)]),
         Kind::TunnelNode => (vec!["NAME", "PREFIX", "AGENTS", "ADDRESSES"], |object| {
             let status = &object["status"];
             let agents = status["agents"].as_array().map_or(0, Vec::len);
@@ -94,6 +93,7 @@ fn columns_of(kind: Kind) -> (Vec<&'static str>, Row) {
                 over_parents(object, "ResolvedRefs"),
             ]
         }),
+        _ => (vec!["NAME"], |object| vec![name(object)]),
     }
 }
 
@@ -110,7 +110,7 @@ fn wide_columns_of(kind: Kind) -> &'static [(&'static str, Cell)] {
             &[("GATEWAYS", |object| join(&object["spec"]["parentRefs"], gateway_of)), ("BACKENDS", backends)]
         }
         Kind::Backend => &[("ACCEPTED", |object| condition(&object["status"]["conditions"], "Accepted"))],
-        Kind::Project | Kind::Proxy | Kind::GatewayClass => &[],
+        _ => &[],
     }
 }
 

@@ -40,7 +40,7 @@ pub fn default(kind: Kind, object: &mut Value) {
             }
         }
         Kind::HttpRoute => http_route(spec),
-        Kind::Project | Kind::TunnelNode | Kind::GatewayClass | Kind::Gateway => {}
+        _ => {}
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn check(kind: Kind, object: &Value, check: &mut Check) {
         Kind::Backend => backend(spec, check),
         Kind::Gateway => gateway(spec, check),
         Kind::HttpRoute => http_route(spec, check),
-        Kind::Project | Kind::TunnelNode | Kind::Proxy | Kind::GatewayClass => {}
+        _ => {}
     });
 }
 

@@ -35,6 +35,7 @@ pub(super) fn fields(kind: Kind) -> &'static [Field] {
         Kind::GatewayClass => GATEWAY_CLASS,
         Kind::Gateway => GATEWAY,
         Kind::HttpRoute => HTTP_ROUTE,
+        _ => &[],
     }
 }
 

@@ -29,6 +29,7 @@ fn deserialize(kind: Kind, object: &Value) -> Result<(), String> {
         Kind::GatewayClass => typed::<GatewayClass>(object),
         Kind::Gateway => typed::<Gateway>(object),
         Kind::HttpRoute => typed::<HttpRoute>(object),
+        _ => Ok(()),
     }
 }
 
