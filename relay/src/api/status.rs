@@ -162,6 +162,13 @@ impl From<StoreError> for Failure {
                 let problem = Problem { path: "metadata.name".to_owned(), message: reason, cause: Cause::Invalid };
                 Self::invalid("", &name, &[problem])
             }
+            TransactError::Refused(WriteError::Deleting(key)) => Self::forbidden(message).about(&key),
+            TransactError::Refused(WriteError::Terminating { namespace }) => {
+                let cause =
+                    json!({ "reason": "NamespaceTerminating", "message": message, "field": "metadata.namespace" });
+                let details = json!({ "name": namespace, "kind": "namespaces", "causes": [cause] });
+                Self { details: Some(details), ..Self::forbidden(message) }
+            }
             TransactError::Refused(WriteError::Full { .. }) => Self::forbidden(message),
             TransactError::Refused(WriteError::Record { .. }) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)

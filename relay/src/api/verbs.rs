@@ -1,7 +1,5 @@
 //! What each verb does to the store: decode, default, refuse, write, show. Journey C begins here.
 
-use std::collections::BTreeMap;
-
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use time::Duration;
@@ -21,6 +19,7 @@ use super::{
 use crate::{
     clock,
     store::{
+        lifecycle::Deleted,
         object::{Draft, Object, ObjectKey},
         state::timestamp,
     },
@@ -65,7 +64,7 @@ pub(super) async fn create(api: &Api, place: &Place, body: Value) -> Result<Done
         return Err(Failure::bad_request("metadata.resourceVersion cannot be set on an object that is to be created"));
     }
     let warnings = written.warnings;
-    let object = api.store.create(written.draft).await?;
+    let object = api.store.create(Draft { status: None, ..written.draft }).await?;
     Ok(Done::shown(StatusCode::CREATED, object.to_value_as(place.api_version)).warning(warnings))
 }
 
@@ -74,7 +73,8 @@ pub(super) async fn replace(api: &Api, place: &Place, name: &str, body: Value) -
     let expected = revision(written.resource_version.as_deref())?;
     check_uid(api, &written.draft.key, written.uid.as_deref())?;
     let warnings = written.warnings;
-    let object = api.store.replace(written.draft, expected).await?;
+    let status = api.store.get(&written.draft.key).and_then(|object| object.body.status.clone());
+    let object = api.store.replace(Draft { status, ..written.draft }, expected).await?;
     Ok(Done::shown(StatusCode::OK, object.to_value_as(place.api_version)).warning(warnings))
 }
 
@@ -93,8 +93,10 @@ pub(super) async fn delete(api: &Api, place: &Place, name: &str, options: Option
         expected = revision(text("resourceVersion"))?;
         check_uid(api, &key, text("uid"))?;
     }
-    let object = api.store.delete(key, expected).await?;
-    Ok(Done::shown(StatusCode::OK, deleted(&object)))
+    Ok(match api.store.delete(key, expected).await? {
+        Deleted::Gone(object) => Done::shown(StatusCode::OK, deleted(&object)),
+        Deleted::Marked(object) => Done::shown(StatusCode::OK, object.to_value_as(place.api_version)),
+    })
 }
 
 /// `POST tunnelnodes/NAME/token`.
@@ -155,19 +157,9 @@ fn read(place: &Place, name: Option<&str>, mut body: Value) -> Result<Written, F
     Ok(Written {
         resource_version: text("/metadata/resourceVersion").filter(|version| !version.is_empty()),
         uid: text("/metadata/uid").filter(|uid| !uid.is_empty()),
-        draft: Draft {
-            key: place.key(&written_name),
-            labels: strings(&body, "/metadata/labels"),
-            annotations: strings(&body, "/metadata/annotations"),
-            spec: body.get_mut("spec").map_or_else(|| Value::Object(Map::new()), Value::take),
-        },
+        draft: Draft::of_value(place.key(&written_name), body),
         warnings,
     })
-}
-
-fn strings(body: &Value, pointer: &str) -> BTreeMap<String, String> {
-    let map = body.pointer(pointer).and_then(Value::as_object);
-    map.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 fn revision(text: Option<&str>) -> Result<Option<u64>, Failure> {

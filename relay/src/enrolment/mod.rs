@@ -86,7 +86,8 @@ impl Enrolment {
                 make_room(state, now)?;
                 let secret = Secret::from_bytes(fresh.bytes());
                 let expires = (now + ttl).unix_timestamp();
-                let record = TokenRecord { project: of, node: name, node_uid, expires, uses_left: uses };
+                let record =
+                    TokenRecord { project: of.clone(), node: name.clone(), node_uid, expires, uses_left: uses };
                 state.put_record(record_key(&secret), &record).map(|()| secret)
             })
             .await?;

@@ -24,7 +24,7 @@ use super::{
 /// The database's file name in the data directory.
 pub const STORE_FILE: &str = "store.redb";
 /// The layout that this program reads and writes.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// The page cache, in bytes. Everything is held in memory besides, so that it serves writes only.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -170,7 +170,7 @@ impl Disk {
             put(META_PROOF, &self.sealer.seal(META_PROOF, PROOF))?;
 
             let mut objects = transaction.open_table(OBJECTS).map_err(redb::Error::from)?;
-            for (key, object) in &changes.objects {
+            for (key, object) in changes.objects() {
                 let key = encode(key);
                 match object {
                     Some(object) => {
@@ -221,7 +221,7 @@ impl Disk {
             let key = decode(key.value()).ok_or_else(|| self.damaged(&format!("object {:?}", key.value())))?;
             let body =
                 serde_json::from_slice(body.value()).map_err(|error| self.damaged(&format!("{key}: {error}")))?;
-            objects.push(Object { key: Arc::new(key), body });
+            objects.push(Object::new(Arc::new(key), body));
         }
         let mut records = BTreeMap::new();
         for entry in transaction.open_table(RECORDS).map_err(storage)?.iter().map_err(storage)? {

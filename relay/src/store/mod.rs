@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod lifecycle;
+pub mod log;
 pub mod object;
 pub mod record;
 pub mod seal;
@@ -19,6 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::writer::Unavailable;
 use self::{
     disk::{Disk, OpenError},
+    lifecycle::Deleted,
+    log::{Compacted, Event},
     object::{Draft, Object, ObjectKey, Objects},
     state::{Fresh, State, WriteError},
     writer::{Job, Published, QUEUE_MAX},
@@ -35,7 +38,7 @@ pub struct Store {
 struct Inner {
     published: Arc<Published>,
     /// `None` only while dropping.
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -97,20 +100,28 @@ impl Store {
         self.inner.published.revision.subscribe()
     }
 
+    /// At most `max` changes after `revision`, oldest first: what a watch shows.
+    ///
+    /// # Errors
+    /// [`Compacted`] when the changes after `revision` are not kept any more.
+    pub fn events_after(&self, revision: u64, max: usize) -> Result<Vec<Arc<Event>>, Compacted> {
+        self.inner.published.log().after(revision, max)
+    }
+
     /// Creates an object, with everything that belongs to it (see [`lifecycle::create`]).
     ///
     /// # Errors
     /// [`WriteError::AlreadyExists`]; [`WriteError::NotFound`] of its project; [`WriteError::Full`].
     pub async fn create(&self, draft: Draft) -> Result<Arc<Object>, StoreError> {
-        self.transact(move |state, fresh| lifecycle::create(state, draft, fresh)).await
+        self.transact(move |state, fresh| lifecycle::create(state, draft.clone(), fresh)).await
     }
 
-    /// Replaces what users write of an object; the same content changes nothing.
+    /// Replaces what clients write of an object (see [`lifecycle::replace`]); the same content changes nothing.
     ///
     /// # Errors
     /// [`WriteError::NotFound`]; [`WriteError::Conflict`] when `expected` is not the object's revision.
     pub async fn replace(&self, draft: Draft, expected: Option<u64>) -> Result<Arc<Object>, StoreError> {
-        self.transact(move |state, _| state.replace(draft, expected)).await
+        self.transact(move |state, _| lifecycle::replace(state, draft.clone(), expected)).await
     }
 
     /// Replaces an object's status alone; the same status changes nothing.
@@ -123,19 +134,20 @@ impl Store {
         status: Value,
         expected: Option<u64>,
     ) -> Result<Arc<Object>, StoreError> {
-        self.transact(move |state, _| state.replace_status(&key, status, expected)).await
+        self.transact(move |state, _| state.replace_status(&key, status.clone(), expected)).await
     }
 
-    /// Deletes an object, with everything that belongs to it, and answers what it was.
+    /// Deletes an object, with everything that belongs to it (see [`lifecycle::delete`]).
     ///
     /// # Errors
     /// As [`Store::replace`]; [`WriteError::Permanent`], [`WriteError::NotEmpty`].
-    pub async fn delete(&self, key: ObjectKey, expected: Option<u64>) -> Result<Arc<Object>, StoreError> {
-        self.transact(move |state, _| lifecycle::delete(state, &key, expected)).await
+    pub async fn delete(&self, key: ObjectKey, expected: Option<u64>) -> Result<Deleted, StoreError> {
+        self.transact(move |state, fresh| lifecycle::delete(state, &key, expected, &[], fresh)).await
     }
 
     /// Runs `transaction` alone against the state; its changes are durable when this returns `Ok`, and undone when
-    /// it says `Err`. It must not block, and sees every change made before it.
+    /// it says `Err`. It must not block, sees every change made before it, and may be run again from the start when
+    /// somebody else's write came first: what it answers is all that leaves it.
     ///
     /// Waits while 256 others are queued.
     ///
@@ -144,31 +156,51 @@ impl Store {
     /// something and the disk takes no writes.
     pub async fn transact<T, E>(
         &self,
-        transaction: impl FnOnce(&mut State, &mut Fresh) -> Result<T, E> + Send + 'static,
+        transaction: impl Fn(&mut State, &mut Fresh) -> Result<T, E> + Send + 'static,
     ) -> Result<T, TransactError<E>>
     where
         T: Send + 'static,
         E: Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |state, fresh| {
-            let mark = state.mark();
-            let result = transaction(state, fresh).map_err(TransactError::Refused);
-            if result.is_err() {
-                state.roll_back(mark);
-            }
-            Box::new(move |durable| {
-                let result = match durable {
-                    Ok(()) => result,
-                    Err(unavailable) => Err(TransactError::Unavailable(unavailable)),
-                };
-                // A caller that went away does not want the answer.
-                let _ = answer.send(result);
-            })
-        });
+        let job: Box<dyn Job> = Box::new(Transaction { transaction, result: None, answer });
         let jobs = self.inner.jobs.as_ref().ok_or(TransactError::Stopped)?;
         jobs.send(job).await.map_err(|_| TransactError::Stopped)?;
         answered.await.unwrap_or(Err(TransactError::Stopped))
+    }
+}
+
+/// A transaction that waits for its turn, its commit, and its caller.
+struct Transaction<F, T, E> {
+    transaction: F,
+    result: Option<Result<T, E>>,
+    answer: oneshot::Sender<Result<T, TransactError<E>>>,
+}
+
+impl<F, T, E> Job for Transaction<F, T, E>
+where
+    F: Fn(&mut State, &mut Fresh) -> Result<T, E> + Send,
+    T: Send,
+    E: Send,
+{
+    fn run(&mut self, state: &mut State, fresh: &mut Fresh) {
+        let mark = state.mark();
+        let result = (self.transaction)(state, fresh);
+        if result.is_err() {
+            state.roll_back(mark);
+        }
+        state.end(mark);
+        self.result = Some(result);
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), Unavailable>) {
+        let result = match (self.result, outcome) {
+            (Some(result), Ok(())) => result.map_err(TransactError::Refused),
+            (_, Err(unavailable)) => Err(TransactError::Unavailable(unavailable)),
+            (None, Ok(())) => Err(TransactError::Stopped),
+        };
+        // A caller that went away does not want the answer.
+        let _ = self.answer.send(result);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The store's one thread: runs transactions in order, commits them in groups, answers when they are durable.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread::{self, JoinHandle},
 };
 
@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     disk::{Disk, DiskError, OpenError},
+    log::{Event, Log},
     object::Objects,
     state::{Fresh, State},
 };
@@ -20,10 +21,13 @@ pub(super) const QUEUE_MAX: usize = 256;
 /// How many transactions share one commit at most.
 const BATCH_MAX: usize = 64;
 
-/// Runs against the state and says how to answer, once its fate is known.
-pub(super) type Job = Box<dyn FnOnce(&mut State, &mut Fresh) -> Answer + Send>;
-/// Called with whether the job's changes are durable.
-pub(super) type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+/// A transaction on its way through the writer.
+pub(super) trait Job: Send {
+    /// Runs it against the state; its changes are there afterwards, or none are.
+    fn run(&mut self, state: &mut State, fresh: &mut Fresh);
+    /// Tells its caller, once its fate is known.
+    fn answer(self: Box<Self>, outcome: Result<(), Unavailable>);
+}
 
 /// The disk takes no writes: full, read-only or broken. What was stored before is still served.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -37,18 +41,30 @@ pub struct Unavailable(Arc<DiskError>);
 pub(super) struct Published {
     pub objects: ArcSwap<Objects>,
     pub revision: watch::Sender<u64>,
+    log: RwLock<Log>,
 }
 
 impl Published {
     pub(super) fn new(objects: Arc<Objects>) -> Self {
+        let log = RwLock::new(Log::starting_at(objects.revision()));
         let revision = watch::Sender::new(objects.revision());
-        Self { objects: ArcSwap::new(objects), revision }
+        Self { objects: ArcSwap::new(objects), revision, log }
     }
 
-    fn publish(&self, objects: &Arc<Objects>) {
+    pub(super) fn log(&self) -> RwLockReadGuard<'_, Log> {
+        // The log is whole between any two of its own steps, so that a reader's panic spoils nothing.
+        self.log.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log_mut(&self) -> RwLockWriteGuard<'_, Log> {
+        self.log.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, objects: &Arc<Objects>, events: Vec<Arc<Event>>) {
         if Arc::ptr_eq(&self.objects.load(), objects) {
             return;
         }
+        self.log_mut().append(events);
         self.objects.store(objects.clone());
         let revision = objects.revision();
         self.revision.send_if_modified(|seen| std::mem::replace(seen, revision) != revision);
@@ -59,7 +75,7 @@ impl Published {
 pub(super) fn spawn(
     disk: Disk,
     state: State,
-    inbox: mpsc::Receiver<Job>,
+    inbox: mpsc::Receiver<Box<dyn Job>>,
     published: Arc<Published>,
 ) -> Result<JoinHandle<()>, OpenError> {
     let writer = Writer { disk, state, published };
@@ -73,7 +89,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+    fn run(mut self, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
         while let Some(first) = inbox.blocking_recv() {
             let mut batch = vec![first];
             while batch.len() < BATCH_MAX
@@ -85,24 +101,23 @@ impl Writer {
         }
     }
 
-    fn run_batch(&mut self, batch: Vec<Job>) {
+    fn run_batch(&mut self, batch: Vec<Box<dyn Job>>) {
         let broken = self.reopen().err();
-        let mut answers = Vec::with_capacity(batch.len());
-        for job in batch {
+        let mut done = Vec::with_capacity(batch.len());
+        for mut job in batch {
             let mark = self.state.mark();
-            let mut fresh = Fresh::new(clock::now(), rand::random());
-            let answer = job(&mut self.state, &mut fresh);
+            job.run(&mut self.state, &mut Fresh::new(clock::now(), rand::random()));
             match &broken {
-                Some(error) if self.state.mark() != mark => {
+                Some(error) if self.state.changed_since(mark) => {
                     self.state.roll_back(mark);
-                    answer(Err(error.clone()));
+                    job.answer(Err(error.clone()));
                 }
-                _ => answers.push(answer),
+                _ => done.push(job),
             }
         }
         let outcome = self.commit();
-        for answer in answers {
-            answer(outcome.clone());
+        for job in done {
+            job.answer(outcome.clone());
         }
     }
 
@@ -112,7 +127,10 @@ impl Writer {
             return Ok(());
         }
         self.state = self.disk.reload().map_err(|error| Unavailable(Arc::new(error)))?;
-        self.published.publish(self.state.objects());
+        // What the failed write did, if it did anything, is known as a whole only: watchers list again.
+        let revision = self.state.objects().revision();
+        self.published.log_mut().compact(revision);
+        self.published.publish(self.state.objects(), Vec::new());
         tracing::info!("the store can be written again");
         Ok(())
     }
@@ -121,13 +139,14 @@ impl Writer {
         if self.state.is_committed() {
             return Ok(());
         }
-        if let Err(error) = self.disk.write(&self.state.changes()) {
+        let changes = self.state.changes();
+        if let Err(error) = self.disk.write(&changes) {
             tracing::error!(%error, "the store cannot be written; reading goes on");
             self.state.roll_back_all();
             return Err(Unavailable(Arc::new(error)));
         }
         self.state.commit();
-        self.published.publish(self.state.objects());
+        self.published.publish(self.state.objects(), changes.events);
         Ok(())
     }
 }
