@@ -49,7 +49,7 @@ impl Failure {
     }
 
     pub(super) fn not_acceptable() -> Self {
-        let message = "only application/json is served; tables and protobuf are not supported yet";
+        let message = "only application/json is served: send Accept: application/json";
         Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
     }
 
@@ -77,6 +77,22 @@ impl Failure {
         let details = json!({ "retryAfterSeconds": RETRY_AFTER_SECONDS });
         let failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message);
         Self { details: Some(details), ..failure }
+    }
+
+    pub(super) fn expired(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+
+    /// A revision that this relay has not reached.
+    pub(super) fn version_too_large(wanted: u64, current: u64) -> Self {
+        let message = format!("Too large resource version: {wanted}, current: {current}");
+        let cause = json!({ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" });
+        let details = json!({ "causes": [cause], "retryAfterSeconds": RETRY_AFTER_SECONDS });
+        Self { details: Some(details), ..Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message) }
     }
 
     pub(super) fn conflict(key: &ObjectKey, message: impl Into<String>) -> Self {

@@ -12,7 +12,8 @@ use underpass_shared::{
 };
 
 use super::{
-    Api, Done,
+    Api,
+    exchange::{Call, Done},
     path::Place,
     status::{Failure, deleted},
 };
@@ -20,7 +21,7 @@ use crate::{
     clock,
     store::{
         lifecycle::Deleted,
-        object::{Draft, Object, ObjectKey},
+        object::{Draft, ObjectKey},
         state::timestamp,
     },
 };
@@ -32,33 +33,8 @@ const TOKEN_SECONDS_MAX: i64 = 30 * 86_400;
 /// The most agents that one token enrols.
 const TOKEN_USES_MAX: i64 = 10_000;
 
-pub(super) fn get(api: &Api, place: &Place, name: &str) -> Result<Done, Failure> {
-    let key = place.key(name);
-    let object = api.store.get(&key).ok_or_else(|| Failure::not_found(&key))?;
-    Ok(Done::shown(StatusCode::OK, object.to_value_as(place.api_version)))
-}
-
-pub(super) fn list(api: &Api, place: &Place) -> Result<Done, Failure> {
-    require_project(api, place)?;
-    let snapshot = api.store.snapshot();
-    let of_namespace = |object: &Object| place.namespace.is_none() || object.key.namespace == place.namespace;
-    let items: Vec<Value> = snapshot
-        .of(place.project.as_ref(), place.kind)
-        .filter(|object| of_namespace(object))
-        .map(|object| object.to_value_as(place.api_version))
-        .collect();
-    Ok(Done::shown(
-        StatusCode::OK,
-        json!({
-            "kind": format!("{}List", place.kind.info().name),
-            "apiVersion": place.api_version,
-            "metadata": { "resourceVersion": snapshot.revision().to_string() },
-            "items": items,
-        }),
-    ))
-}
-
-pub(super) async fn create(api: &Api, place: &Place, body: Value) -> Result<Done, Failure> {
+pub(super) async fn create(call: &Call<'_>, body: Value) -> Result<Done, Failure> {
+    let (api, place) = (call.api, call.place);
     let written = read(place, None, body)?;
     if written.resource_version.is_some() {
         return Err(Failure::bad_request("metadata.resourceVersion cannot be set on an object that is to be created"));
@@ -68,7 +44,8 @@ pub(super) async fn create(api: &Api, place: &Place, body: Value) -> Result<Done
     Ok(Done::shown(StatusCode::CREATED, object.to_value_as(place.api_version)).warning(warnings))
 }
 
-pub(super) async fn replace(api: &Api, place: &Place, name: &str, body: Value) -> Result<Done, Failure> {
+pub(super) async fn update(call: &Call<'_>, name: &str, body: Value) -> Result<Done, Failure> {
+    let (api, place) = (call.api, call.place);
     let written = read(place, Some(name), body)?;
     let expected = revision(written.resource_version.as_deref())?;
     check_uid(api, &written.draft.key, written.uid.as_deref())?;
@@ -78,8 +55,25 @@ pub(super) async fn replace(api: &Api, place: &Place, name: &str, body: Value) -
     Ok(Done::shown(StatusCode::OK, object.to_value_as(place.api_version)).warning(warnings))
 }
 
+pub(super) async fn patch(_call: &Call<'_>, _name: &str, _body: Value) -> Result<Done, Failure> {
+    Err(Failure::not_allowed("PATCH is not supported yet: read the object, change it, and PUT it"))
+}
+
+pub(super) async fn delete_collection(_call: &Call<'_>, _options: Option<Value>) -> Result<Done, Failure> {
+    Err(Failure::not_allowed("deleting a whole collection is not supported yet"))
+}
+
+pub(super) fn read_log(_call: &Call<'_>, _name: &str) -> Result<Done, Failure> {
+    Err(Failure::not_allowed("logs are not supported yet"))
+}
+
+pub(super) fn write_log(_call: &Call<'_>, _name: &str, _text: &[u8]) -> Result<Done, Failure> {
+    Err(Failure::not_allowed("logs are not supported yet"))
+}
+
 /// `options` is a `DeleteOptions`, or nothing.
-pub(super) async fn delete(api: &Api, place: &Place, name: &str, options: Option<Value>) -> Result<Done, Failure> {
+pub(super) async fn delete(call: &Call<'_>, name: &str, options: Option<Value>) -> Result<Done, Failure> {
+    let (api, place) = (call.api, call.place);
     let key = place.key(name);
     let mut expected = None;
     if let Some(options) = options {
@@ -100,7 +94,8 @@ pub(super) async fn delete(api: &Api, place: &Place, name: &str, options: Option
 }
 
 /// `POST tunnelnodes/NAME/token`.
-pub(super) async fn token(api: &Api, place: &Place, name: &str, body: Value) -> Result<Done, Failure> {
+pub(super) async fn token(call: &Call<'_>, name: &str, body: Value) -> Result<Done, Failure> {
+    let (api, place) = (call.api, call.place);
     let wanted = token_spec(name, &body)?;
     let node: NodeName = name.parse().map_err(|_| Failure::not_found(&place.key(name)))?;
     let project = place.project.clone().unwrap_or_default();
