@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use underpass_shared::{host, identity::RelayId, quic};
 
 use crate::{
+    access::{Guard, static_tokens::StaticTokens, token::Signer},
     api::{self, Api},
     authority::{self, Authority},
     clock,
@@ -108,8 +109,10 @@ impl Relay {
         println!("listening api {url}");
 
         let enrolment = Enrolment::new(store.clone(), authority.clone(), addresses.clone());
+        let fixed = config.token_file.as_deref().map(StaticTokens::load).transpose()?;
+        let guard = Guard::new(store.clone(), Signer::load_or_create(&store).await?, fixed);
         let api_tls = Arc::new(authority::tls::api_config(&authority, &certified)?);
-        let api = Arc::new(Api::new(store.clone(), enrolment.clone()));
+        let api = Arc::new(Api::new(store.clone(), enrolment.clone(), guard));
         let tunnels = Tunnels::new(workers.tunnel().clone());
         let dial_policy = DialPolicy {
             allow_backends: config.gateway.allowed_backends.clone(),

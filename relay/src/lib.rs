@@ -7,6 +7,7 @@ pub mod config;
 pub mod controller;
 pub mod ports;
 
+pub mod access;
 pub mod api;
 pub mod authority;
 pub mod enrolment;

@@ -3,21 +3,30 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Incoming};
 use serde_json::Value;
-use underpass_shared::{identity::Identity, resource::kind::Scope};
+use tokio_util::sync::CancellationToken;
+use underpass_shared::{
+    identity::{Identity, ProjectName},
+    resource::kind::{Kind, Scope},
+};
 
 use super::{
-    Api, Caller, discovery, json, list,
+    Api, Caller, account_token, discovery, json, list,
     negotiate::{self, Media, Shape},
     options::Options,
     path::{self, Place, Reach, Subresource, Target},
+    review,
     status::Failure,
     table, verbs, watch, yaml,
 };
-use crate::{clock, store::object::ObjectKey};
+use crate::{
+    access::{User, role::Access},
+    clock,
+    store::object::ObjectKey,
+};
 
 /// The longest request body in bytes; Kubernetes' limit.
 pub(super) const BODY_BYTES_MAX: usize = 3 << 20;
@@ -32,7 +41,7 @@ pub(super) type AnswerBody = UnsyncBoxBody<Bytes, Infallible>;
 /// One request, as far as it is understood before its body is read.
 pub(super) struct Call<'a> {
     pub(super) api: &'a Arc<Api>,
-    pub(super) caller: &'a Caller,
+    pub(super) user: &'a User,
     pub(super) place: &'a Place,
     pub(super) options: &'a Options,
     /// The form of the body.
@@ -85,10 +94,15 @@ impl Done {
     }
 }
 
-/// Answers one request. Never fails: every refusal is a `Status`.
-pub(super) async fn answer(api: &Arc<Api>, caller: &Caller, request: Request<Incoming>) -> Response<AnswerBody> {
+/// Answers one request. Never fails: every refusal is a `Status`. Cancels `trusted` once its credential was found good.
+pub(super) async fn answer(
+    api: &Arc<Api>,
+    caller: &Caller,
+    request: Request<Incoming>,
+    trusted: &CancellationToken,
+) -> Response<AnswerBody> {
     let (parts, body) = request.into_parts();
-    match serve(api, caller, &parts, body).await {
+    match serve(api, caller, &parts, body, trusted).await {
         Ok(done) => respond(done),
         Err(failure) => {
             tracing::debug!(code = failure.code.as_u16(), reason = failure.reason, "an API request was refused");
@@ -97,25 +111,99 @@ pub(super) async fn answer(api: &Arc<Api>, caller: &Caller, request: Request<Inc
     }
 }
 
-async fn serve(api: &Arc<Api>, caller: &Caller, parts: &Parts, body: Incoming) -> Result<Done, Failure> {
+async fn serve(
+    api: &Arc<Api>,
+    caller: &Caller,
+    parts: &Parts,
+    body: Incoming,
+    trusted: &CancellationToken,
+) -> Result<Done, Failure> {
     let _room = api.in_flight.try_acquire().map_err(|_| Failure::too_many())?;
-    let target = path::parse(parts.uri.path());
-    if !matches!(target, Ok(Target::Version | Target::Health)) {
-        authorize(caller)?;
-    }
     let headers = &parts.headers;
+    let target = path::parse(parts.uri.path());
+    match target {
+        Ok(Target::Version) => return only_get(parts).map(|()| Done::shown(StatusCode::OK, discovery::version())),
+        Ok(Target::Health) => return only_get(parts).map(|()| Done::text("ok")),
+        _ => {}
+    }
+    let user = authenticate(api, caller, headers)?;
+    trusted.cancel();
     let (place, name) = match target? {
         Target::Collection(place) => (place, None),
         Target::Item(place, name) => (place, Some(name)),
-        other => return describe(api, parts, other),
+        Target::Review { scope, review } => {
+            let body = read_review(api, &user, &scope, parts, body).await?;
+            return review::answer(&api.guard, &user, &scope, review, &body);
+        }
+        other => return describe(api, &user, parts, &other),
     };
+    let access = Access {
+        verb: verb(parts, name.is_some()),
+        kind: Some(place.kind),
+        subresource: place.subresource.map(Subresource::name),
+        project: place.project.as_ref(),
+        namespace: place.namespace.as_deref(),
+        name: name.as_deref(),
+    };
+    api.guard.authorize(&user, &access).map_err(|why| Failure::forbidden(why).of_kind(place.kind, name.as_deref()))?;
+    let done = act(api, &user, &place, name.as_deref(), parts, body).await;
+    if !access.is_read() {
+        audit(&user, &access, parts, done.as_ref().map_or_else(|failure| failure.code, |done| done.code));
+    }
+    done
+}
+
+/// What `Access` calls a method here.
+fn verb(parts: &Parts, is_item: bool) -> &'static str {
+    let watches =
+        || parts.uri.query().is_some_and(|query| query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1")));
+    match parts.method {
+        Method::GET if watches() => "watch",
+        Method::GET if is_item => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if is_item => "delete",
+        Method::DELETE => "deletecollection",
+        _ => "use",
+    }
+}
+
+/// One line for each write that was tried, whatever became of it.
+fn audit(user: &User, access: &Access<'_>, parts: &Parts, code: StatusCode) {
+    tracing::info!(
+        target: "audit",
+        user = user.name,
+        verb = access.verb,
+        kind = access.kind.map_or("", |kind| kind.info().name),
+        subresource = access.subresource.unwrap_or_default(),
+        project = access.project.map_or("", |project| project.as_str()),
+        namespace = access.namespace.unwrap_or_default(),
+        name = access.name.unwrap_or_default(),
+        dry_run = parts.uri.query().is_some_and(|query| query.contains("dryRun=All")),
+        code = code.as_u16(),
+        "a write was asked for"
+    );
+}
+
+/// Does what the request asks for, which its user may ask.
+async fn act(
+    api: &Arc<Api>,
+    user: &User,
+    place: &Place,
+    name: Option<&str>,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Done, Failure> {
+    let headers = &parts.headers;
     let options = Options::parse(parts.uri.query().unwrap_or_default(), Some(place.kind))?;
     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (place, options) = (&place, &options);
     let shape = negotiate::shape(headers)?;
-    let call = Call { api, caller, place, options, media: negotiate::media(headers)?, shape, user_agent: agent };
+    let call =
+        Call { api, user, place, options: &options, media: negotiate::media(headers)?, shape, user_agent: agent };
     verbs::require_project(api, place)?;
-    let done = match &name {
+    let done = match name {
         None => on_collection(&call, parts, body).await?,
         Some(name) => on_item(&call, name, parts, body).await?,
     };
@@ -139,6 +227,9 @@ async fn on_collection(call: &Call<'_>, parts: &Parts, body: Incoming) -> Result
 
 async fn on_item(call: &Call<'_>, name: &str, parts: &Parts, body: Incoming) -> Result<Done, Failure> {
     match (call.place.subresource, &parts.method) {
+        (Some(Subresource::Token), &Method::POST) if call.place.kind == Kind::ServiceAccount => {
+            account_token::issue(call, name, &read_value(call, parts, body).await?)
+        }
         (Some(Subresource::Token), &Method::POST) => {
             verbs::token(call, name, read_value(call, parts, body).await?).await
         }
@@ -158,17 +249,14 @@ async fn on_item(call: &Call<'_>, name: &str, parts: &Parts, body: Incoming) -> 
     }
 }
 
+fn only_get(parts: &Parts) -> Result<(), Failure> {
+    if parts.method == Method::GET { Ok(()) } else { Err(unsupported(&parts.method)) }
+}
+
 /// What the API says of itself.
-fn describe(api: &Api, parts: &Parts, target: Target) -> Result<Done, Failure> {
-    if let Target::Review { .. } = target {
-        return Err(Failure::not_allowed("reviews are not answered yet"));
-    }
-    if parts.method != Method::GET {
-        return Err(unsupported(&parts.method));
-    }
-    let scope = match &target {
-        Target::Version => return Ok(Done::shown(StatusCode::OK, discovery::version())),
-        Target::Health => return Ok(Done::text("ok")),
+fn describe(api: &Api, user: &User, parts: &Parts, target: &Target) -> Result<Done, Failure> {
+    only_get(parts)?;
+    let scope = match target {
         Target::Root { scope }
         | Target::CoreVersions { scope }
         | Target::Groups { scope }
@@ -177,15 +265,36 @@ fn describe(api: &Api, parts: &Parts, target: Target) -> Result<Done, Failure> {
         | Target::OpenApiV2 { scope }
         | Target::OpenApiV3Index { scope }
         | Target::OpenApiV3 { scope, .. } => scope,
-        Target::Review { .. } | Target::Collection(_) | Target::Item(..) => {
-            return Err(Failure::not_allowed("this is no document"));
-        }
+        _ => return Err(Failure::not_allowed("this is no document")),
     };
-    if let Reach::Project(project) = scope {
-        let key = ObjectKey::project(project);
-        api.store.get(&key).ok_or_else(|| Failure::not_found(&key))?;
+    require_reach(api, user, scope)?;
+    discovery::document(target, scope, &parts.headers)
+}
+
+/// A project's documents are for those who may be in it; that it exists is not for others.
+fn require_reach(api: &Api, user: &User, scope: &Reach) -> Result<(), Failure> {
+    let project = match scope {
+        Reach::Project(project) => project.clone(),
+        Reach::Deployment => ProjectName::default(),
+    };
+    if !api.guard.reaches(user, &project) {
+        let message = format!(
+            "User \"{}\" does not belong to project {project}: use a server URL that ends in /projects/PROJECT",
+            user.name
+        );
+        return Err(Failure::forbidden(message));
     }
-    discovery::document(&target, scope, &parts.headers)
+    let key = ObjectKey::project(&project);
+    api.store.get(&key).map(drop).ok_or_else(|| Failure::not_found(&key))
+}
+
+async fn read_review(api: &Api, user: &User, scope: &Reach, parts: &Parts, body: Incoming) -> Result<Value, Failure> {
+    require_reach(api, user, scope)?;
+    if parts.method != Method::POST {
+        return Err(unsupported(&parts.method));
+    }
+    let bytes = read_bytes(parts, body).await?;
+    decode(negotiate::media(&parts.headers)?, &bytes)?.ok_or_else(|| Failure::bad_request("the request has no body"))
 }
 
 fn unsupported(method: &Method) -> Failure {
@@ -193,18 +302,23 @@ fn unsupported(method: &Method) -> Failure {
     Failure::not_allowed(format!("{shown} is not supported here"))
 }
 
-fn authorize(caller: &Caller) -> Result<(), Failure> {
-    let hint = "use the admin.kubeconfig of the relay's data directory";
-    match caller {
-        Caller::Anonymous => Err(Failure::unauthorized(format!("no client certificate was shown: {hint}"))),
-        Caller::Unknown(fault) => Err(Failure::unauthorized(format!("{fault}: {hint}"))),
-        Caller::Known(Identity::Admin) => Ok(()),
-        Caller::Known(Identity::Agent(agent)) => Err(Failure::forbidden(format!(
-            "the certificate of agent {} of node {} may not use the API: {hint}",
-            agent.agent, agent.node
-        ))),
-        Caller::Known(Identity::Relay(relay)) => {
-            Err(Failure::forbidden(format!("the certificate of relay {relay} may not use the API: {hint}")))
+/// Who asks: the certificate of the connection, or else the token of the request.
+fn authenticate(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<User, Failure> {
+    let hint = "use the admin.kubeconfig of the relay's data directory, or a bearer token";
+    if let Caller::Known(identity) = caller {
+        return api.guard.of_certificate(identity).ok_or_else(|| match identity {
+            Identity::Relay(relay) => {
+                Failure::forbidden(format!("the certificate of relay {relay} may not use the API: {hint}"))
+            }
+            Identity::Admin | Identity::Agent(_) => Failure::forbidden(hint),
+        });
+    }
+    match (api.guard.of_token(headers, clock::now()), caller) {
+        (Ok(Some(user)), _) => Ok(user),
+        (Err(fault), _) => Err(Failure::unauthorized(fault.to_string())),
+        (Ok(None), Caller::Unknown(fault)) => Err(Failure::unauthorized(format!("{fault}: {hint}"))),
+        (Ok(None), _) => {
+            Err(Failure::unauthorized(format!("neither a client certificate nor a bearer token was shown: {hint}")))
         }
     }
 }

@@ -198,7 +198,7 @@ fn render(call: &Call<'_>, objects: &Objects, page: &Page<'_>) -> Result<Done, F
             Ok(Done::shown(StatusCode::OK, list))
         }
         Shape::Table => {
-            Ok(Done::shown(StatusCode::OK, table::of(place.kind, whole, metadata, call.options.include, clock::now())))
+            Ok(Done::shown(StatusCode::OK, table::of(place.kind, whole, &metadata, call.options.include, clock::now())))
         }
     }
 }
@@ -238,7 +238,7 @@ fn definitions(call: &Call<'_>) -> Result<Done, Failure> {
         match call.shape {
             Shape::Table => {
                 let metadata = metadata.as_object().cloned().unwrap_or_default();
-                table::of(place.kind, items.into_iter(), metadata, call.options.include, clock::now())
+                table::of(place.kind, items.into_iter(), &metadata, call.options.include, clock::now())
             }
             Shape::Full | Shape::Partial => json!({
                 "kind": "CustomResourceDefinitionList",

@@ -16,7 +16,7 @@ const REQUIREMENTS_MAX: usize = 128;
 
 /// Why a selector is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SelectorError {
+pub(super) enum SelectorError {
     #[error("the selector is longer than {SELECTOR_BYTES_MAX} bytes, or has more than {REQUIREMENTS_MAX} parts")]
     TooLong,
     #[error("unable to parse requirement: {0}")]
@@ -27,7 +27,7 @@ pub enum SelectorError {
 
 /// A label selector; the empty one selects everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Labels {
+pub(super) struct Labels {
     requirements: Vec<Requirement>,
 }
 
@@ -49,7 +49,7 @@ enum Test {
 impl Labels {
     /// # Errors
     /// [`SelectorError::TooLong`], [`SelectorError::Malformed`].
-    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+    pub(super) fn parse(text: &str) -> Result<Self, SelectorError> {
         if text.len() > SELECTOR_BYTES_MAX {
             return Err(SelectorError::TooLong);
         }
@@ -64,12 +64,12 @@ impl Labels {
     }
 
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
     #[must_use]
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub(super) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| {
             let value = labels.get(&requirement.key);
             match &requirement.test {
@@ -154,7 +154,7 @@ fn malformed(part: &str, why: &str) -> SelectorError {
 
 /// A field selector of one kind; the empty one selects everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fields {
+pub(super) struct Fields {
     /// Field path, value, whether it must be equal.
     requirements: Vec<(&'static str, String, bool)>,
 }
@@ -181,7 +181,7 @@ fn fields_of(kind: Kind) -> &'static [&'static str] {
 impl Fields {
     /// # Errors
     /// [`SelectorError`]; [`SelectorError::Field`] for a field that the kind cannot be selected by.
-    pub fn parse(text: &str, kind: Kind) -> Result<Self, SelectorError> {
+    pub(super) fn parse(text: &str, kind: Kind) -> Result<Self, SelectorError> {
         if text.len() > SELECTOR_BYTES_MAX {
             return Err(SelectorError::TooLong);
         }
@@ -208,19 +208,19 @@ impl Fields {
     }
 
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
     /// The one name that can meet the selector, when it asks for one.
     #[must_use]
-    pub fn name(&self) -> Option<&str> {
+    pub(super) fn name(&self) -> Option<&str> {
         let of_name = |(field, _, is_equal): &&(&str, String, bool)| *field == "metadata.name" && *is_equal;
         self.requirements.iter().find(of_name).map(|(_, value, _)| value.as_str())
     }
 
     #[must_use]
-    pub fn matches(&self, object: &Object) -> bool {
+    pub(super) fn matches(&self, object: &Object) -> bool {
         self.requirements.iter().all(|(field, value, is_equal)| (field_of(object, field) == *value) == *is_equal)
     }
 }

@@ -8,6 +8,7 @@ use underpass_shared::resource::{
 };
 
 use super::path::PathError;
+use crate::access::role::group_of;
 use crate::store::{
     StoreError, TransactError,
     object::{Object, ObjectKey},
@@ -125,6 +126,15 @@ impl Failure {
         let message = format!("{kind} \"{name}\" is invalid: {list}");
         let details = json!({ "name": name, "kind": kind, "causes": causes });
         Self { details: Some(details), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message) }
+    }
+
+    /// Says of which resource the failure is.
+    pub(super) fn of_kind(self, kind: Kind, name: Option<&str>) -> Self {
+        let mut details = json!({ "kind": kind.info().plural, "group": group_of(kind) });
+        if let Some(name) = name {
+            details["name"] = json!(name);
+        }
+        Self { details: Some(details), ..self }
     }
 
     fn about(self, key: &ObjectKey) -> Self {

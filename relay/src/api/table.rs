@@ -28,7 +28,7 @@ pub(super) fn partial(object: &Value) -> Value {
 pub(super) fn of_one(kind: Kind, object: &Value, include: Include, now: OffsetDateTime) -> Value {
     let revision = object["metadata"]["resourceVersion"].clone();
     let metadata = Map::from_iter([("resourceVersion".to_owned(), revision)]);
-    of(kind, std::iter::once(object.clone()), metadata, include, now)
+    of(kind, std::iter::once(object.clone()), &metadata, include, now)
 }
 
 /// The table of `objects`, all of `kind`, under the list's `metadata`.
@@ -36,7 +36,7 @@ pub(super) fn of_one(kind: Kind, object: &Value, include: Include, now: OffsetDa
 pub(super) fn of(
     kind: Kind,
     objects: impl Iterator<Item = Value>,
-    metadata: Map<String, Value>,
+    metadata: &Map<String, Value>,
     include: Include,
     now: OffsetDateTime,
 ) -> Value {

@@ -19,6 +19,7 @@ use underpass_shared::{
 
 use super::*;
 use crate::{
+    access::{Guard, token::Signer},
     authority::{Authority, Certified, tls::api_config, tls::provider},
     clock,
 };
@@ -60,7 +61,8 @@ async fn served() -> Served {
     let tls = Arc::new(api_config(&authority, &certified).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let api = Arc::new(Api::new(store.clone(), enrolment.clone()));
+    let guard = Guard::new(store.clone(), Signer::load_or_create(&store).await.unwrap(), None);
+    let api = Arc::new(Api::new(store.clone(), enrolment.clone(), guard));
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(serve(listener, tls, api, shutdown.clone()));
     Served { address, authority, enrolment, store, shutdown, serving, _directory: directory }
@@ -376,7 +378,6 @@ async fn what_is_not_supported_yet_says_so() {
     for (method, path, code, word) in [
         (Method::PATCH, path.as_str(), StatusCode::METHOD_NOT_ALLOWED, "PATCH"),
         (Method::DELETE, BACKENDS, StatusCode::METHOD_NOT_ALLOWED, "collection"),
-        (Method::GET, &format!("{BACKENDS}?watch=true"), StatusCode::METHOD_NOT_ALLOWED, "watch"),
         (Method::GET, &format!("{BACKENDS}?labelSelector=a%3Db"), StatusCode::BAD_REQUEST, "labelSelector"),
         (Method::POST, &format!("{BACKENDS}?dryRun=All"), StatusCode::BAD_REQUEST, "dryRun"),
         (Method::POST, "/apis/core.apoxy.dev/v1alpha2/backends", StatusCode::METHOD_NOT_ALLOWED, "namespace"),

@@ -4,6 +4,6 @@ use serde_json::Value;
 
 /// # Errors
 /// When it is not one YAML document.
-pub fn parse(bytes: &[u8]) -> Result<Value, String> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }

@@ -7,6 +7,8 @@ use underpass_shared::identity::{AgentId, NodeName, ProjectName};
 /// What a private record is about. Values are JSON, sealed at rest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
+    /// What signs ServiceAccounts' bearer tokens.
+    TokenKey,
     /// The deployment's CA: certificate and key.
     Authority,
     /// The global id of a project's /48 and the next node number to try.
@@ -45,6 +47,7 @@ impl RecordKey {
             ["agent", project, node, agent] => {
                 Some(Self::Agent(project.parse().ok()?, node.parse().ok()?, agent.parse().ok()?))
             }
+            ["token-key"] => Some(Self::TokenKey),
             ["token", digest] => Some(Self::Token((*digest).to_owned())),
             _ => None,
         }
@@ -59,6 +62,7 @@ impl fmt::Display for RecordKey {
             Self::Node(project, node) => write!(f, "node/{project}/{node}"),
             Self::Agent(project, node, agent) => write!(f, "agent/{project}/{node}/{agent}"),
             Self::Token(digest) => write!(f, "token/{digest}"),
+            Self::TokenKey => f.write_str("token-key"),
         }
     }
 }
@@ -76,6 +80,7 @@ mod tests {
             RecordKey::Node(project.clone(), node.clone()),
             RecordKey::Agent(project, node, "a".parse().unwrap()),
             RecordKey::Token("00ff".to_owned()),
+            RecordKey::TokenKey,
         ] {
             assert_eq!(RecordKey::parse(&key.to_string()), Some(key));
         }
