@@ -12,6 +12,8 @@ pub mod authority;
 pub mod enrolment;
 pub mod store;
 
+pub mod schema;
+
 pub mod route;
 pub mod translate;
 
