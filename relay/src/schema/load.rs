@@ -11,7 +11,27 @@ use underpass_shared::resource::kind::{KINDS, Kind};
 use super::{Schema, node::Node};
 
 /// Every file of definitions.
-pub(super) const FILES: &[(&str, &str)] = &[("meta.yaml", include_str!("definitions/meta.yaml"))];
+pub(super) const FILES: &[(&str, &str)] = &[
+    ("apoxy-domain.yaml", include_str!("definitions/apoxy-domain.yaml")),
+    ("apoxy.yaml", include_str!("definitions/apoxy.yaml")),
+    ("core-pod.yaml", include_str!("definitions/core-pod.yaml")),
+    ("core-service.yaml", include_str!("definitions/core-service.yaml")),
+    ("core.yaml", include_str!("definitions/core.yaml")),
+    ("extensions.yaml", include_str!("definitions/extensions.yaml")),
+    ("gateway-names.yaml", include_str!("definitions/gateway-names.yaml")),
+    ("grpc.yaml", include_str!("definitions/grpc.yaml")),
+    ("l4.yaml", include_str!("definitions/l4.yaml")),
+    ("listenerset.yaml", include_str!("definitions/listenerset.yaml")),
+    ("meta.yaml", include_str!("definitions/meta.yaml")),
+    ("policy-attachment.yaml", include_str!("definitions/policy-attachment.yaml")),
+    ("policy-backend.yaml", include_str!("definitions/policy-backend.yaml")),
+    ("policy-client.yaml", include_str!("definitions/policy-client.yaml")),
+    ("policy-security.yaml", include_str!("definitions/policy-security.yaml")),
+    ("policy.yaml", include_str!("definitions/policy.yaml")),
+    ("route-common.yaml", include_str!("definitions/route-common.yaml")),
+    ("route-filter.yaml", include_str!("definitions/route-filter.yaml")),
+    ("route.yaml", include_str!("definitions/route.yaml")),
+];
 
 /// The deepest nesting of a definition, its references followed: objects are parsed to 128 levels.
 const DEPTH_MAX: usize = 64;
