@@ -2,17 +2,17 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use underpass_shared::resource::{
-    kind::Kind,
-    schema::{Cause, Problem},
-};
+use underpass_shared::resource::kind::Kind;
 
 use super::path::PathError;
-use crate::access::role::group_of;
-use crate::store::{
-    StoreError, TransactError,
-    object::{Object, ObjectKey},
-    state::WriteError,
+use crate::{
+    access::role::group_of,
+    schema::{Cause, Problem},
+    store::{
+        StoreError, TransactError,
+        object::{Object, ObjectKey},
+        state::WriteError,
+    },
 };
 
 /// Seconds after which a client that was turned away may try again.
