@@ -6,6 +6,7 @@
 pub mod client;
 pub mod duration;
 pub mod files;
+pub mod jsonpath;
 pub mod kubeconfig;
 pub mod print;
 pub mod status;
