@@ -14,7 +14,7 @@ use super::{
     GlobalArgs, Outcome,
     client::{Client, ClientError},
     files::{self, FileArgs},
-    get::full_name,
+    kinds::full_name,
     manifest::Manifest,
     print::{Console, clean_line},
     status::ApiError,

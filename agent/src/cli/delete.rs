@@ -7,7 +7,7 @@ use super::{
     GlobalArgs, Outcome, apply,
     client::{Client, ClientError},
     files::FileArgs,
-    get::{KindWord, group_of},
+    kinds::{KindWord, group_of},
     manifest::Manifest,
     print::Console,
     status::ApiError,
