@@ -112,6 +112,9 @@ fn validations_are_joined_by_logic() {
     assert_eq!(found(not, &json!("x")).len(), 3);
     let deep = "{type: object, properties: {t: {type: string}, v: {type: string}}, oneOf: [{properties: {t: {enum: [A]}, v: {maxLength: 1}}}, {properties: {t: {not: {enum: [A]}}}}]}";
     assert_eq!(found(deep, &json!({"t": "B", "v": "long"})), Vec::<String>::new());
+    let format = "{type: object, properties: {v: {type: string}}, oneOf: [{properties: {v: {anyOf: [{format: ipv4}, {format: ipv6}]}}}, {required: [v], properties: {v: {pattern: '^x$'}}}]}";
+    assert_eq!(found(format, &json!({"v": "fd00::1"})), Vec::<String>::new());
+    assert_eq!(found(format, &json!({"v": "fd00::z"})).len(), 1);
     assert_eq!(found(deep, &json!({"t": "A", "v": "long"})), [": fits none of the forms that are allowed here"]);
 }
 
