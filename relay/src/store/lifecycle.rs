@@ -48,16 +48,25 @@ pub struct AgentRecord {
     pub number: AgentNumber,
 }
 
-/// Makes the `default` project if it is not there.
+/// Makes the `default` project if it is not there, and the namespaces that hold something or belong to every
+/// project and are not there, as in stores of a time when namespaces were no objects.
 ///
 /// # Errors
 /// Only when the store is full.
 pub fn bootstrap(state: &mut State, fresh: &mut Fresh) -> Result<(), WriteError> {
-    let project = ProjectName::default();
-    if state.objects().get(&ObjectKey::project(&project)).is_some() {
-        return Ok(());
+    let default = ObjectKey::project(&ProjectName::default());
+    if state.objects().get(&default).is_none() {
+        create(state, Draft::of_spec(default, json!({})), fresh)?;
     }
-    create(state, Draft::of_spec(ObjectKey::project(&project), json!({})), fresh).map(drop)
+    let used = state
+        .objects()
+        .iter()
+        .filter_map(|object| Some((object.key.project.as_ref()?, object.key.namespace.as_ref()?)));
+    let mut wanted: BTreeSet<ObjectKey> =
+        used.map(|(project, name)| ObjectKey::cluster(project, Kind::Namespace, name)).collect();
+    wanted.extend(state.objects().projects().map(|project| ObjectKey::cluster(&project, Kind::Namespace, DEFAULT)));
+    wanted.retain(|key| state.objects().get(key).is_none());
+    wanted.into_iter().try_for_each(|key| state.create(namespace_draft(key), fresh).map(drop))
 }
 
 /// Creates an object with everything that belongs to it; a namespace that is not there is made.

@@ -95,6 +95,12 @@ impl Log {
         Ok(self.events.range(first..).take(max).cloned().collect())
     }
 
+    /// Forgets everything: the store is at `revision` now, and the steps to there are not known. Whoever watched from
+    /// any other revision, even a later one, lists again.
+    pub fn restart(&mut self, revision: u64) {
+        *self = Self::starting_at(revision);
+    }
+
     /// Forgets everything up to `revision`.
     pub fn compact(&mut self, revision: u64) {
         while self.events.front().is_some_and(|event| event.revision <= revision) {

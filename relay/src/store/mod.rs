@@ -3,9 +3,12 @@
 //! Reads are of an immutable view and never wait; writes run one after the other on the store's thread, in
 //! transactions that are committed in groups. Journey C crosses here from `api` to `controller`.
 
+pub mod codec;
 pub mod disk;
+pub mod journal;
 pub mod lifecycle;
 pub mod log;
+mod migrate;
 pub mod object;
 pub mod record;
 pub mod seal;
@@ -17,16 +20,18 @@ use std::{path::Path, sync::Arc, thread::JoinHandle};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::writer::Unavailable;
+pub use self::journal::Unavailable;
 use self::{
+    codec::Codec,
     disk::{Disk, OpenError},
+    journal::Journal,
     lifecycle::Deleted,
     log::{Compacted, Event},
     object::{Draft, Object, ObjectKey, Objects},
+    record::Leased,
     state::{Fresh, State, WriteError},
-    writer::{Job, Published, QUEUE_MAX},
+    writer::{Job, Order, Published, QUEUE_MAX},
 };
-use crate::clock;
 
 /// The store. Cheap to clone; the last clone that is dropped waits until the file is closed.
 #[derive(Debug, Clone)]
@@ -38,8 +43,10 @@ pub struct Store {
 struct Inner {
     published: Arc<Published>,
     /// `None` only while dropping.
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    orders: Option<mpsc::Sender<Order>>,
     thread: Option<JoinHandle<()>>,
+    #[expect(dead_code, reason = "backups are sealed by it")]
+    codec: Codec,
 }
 
 /// Why a transaction had no effect.
@@ -66,20 +73,32 @@ impl Store {
     /// See [`OpenError`].
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         let (disk, state) = Disk::open(directory)?;
-        Self::start(disk, state)
+        let codec = disk.codec().clone();
+        Self::start(Box::new(disk), state, codec, mpsc::channel(QUEUE_MAX))
     }
 
-    fn start(mut disk: Disk, mut state: State) -> Result<Self, OpenError> {
-        let mut fresh = Fresh::new(clock::now(), rand::random());
-        lifecycle::bootstrap(&mut state, &mut fresh).map_err(|error| OpenError::Bootstrap(error.to_string()))?;
-        if !state.is_committed() {
-            disk.write(&state.changes()).map_err(|error| OpenError::Bootstrap(error.to_string()))?;
-            state.commit();
-        }
-        let published = Arc::new(Published::new(state.objects().clone()));
-        let (jobs, inbox) = mpsc::channel(QUEUE_MAX);
-        let thread = writer::spawn(disk, state, inbox, published.clone())?;
-        Ok(Self { inner: Arc::new(Inner { published, jobs: Some(jobs), thread: Some(thread) }) })
+    fn start(
+        journal: Box<dyn Journal>,
+        state: State,
+        codec: Codec,
+        (orders, inbox): (mpsc::Sender<Order>, mpsc::Receiver<Order>),
+    ) -> Result<Self, OpenError> {
+        let published = Arc::new(Published::new(&state));
+        let thread = writer::spawn(journal, state, inbox, published.clone())?;
+        let store = Self { inner: Arc::new(Inner { published, orders: Some(orders), thread: Some(thread), codec }) };
+        store.bootstrap()?;
+        Ok(store)
+    }
+
+    /// Sees to it that what every deployment has is there.
+    fn bootstrap(&self) -> Result<(), OpenError> {
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        let made = |state: &mut State, fresh: &mut Fresh| lifecycle::bootstrap(state, fresh);
+        let orders = self.inner.orders.as_ref();
+        let job: Box<dyn Job> = Box::new(Transaction { transaction: made, result: None, answer });
+        let sent = orders.is_some_and(|orders| orders.try_send(Order::Run(job)).is_ok());
+        let outcome = if sent { answered.recv().ok() } else { None };
+        outcome.unwrap_or(Err(TransactError::Stopped)).map_err(|error| OpenError::Bootstrap(error.to_string()))
     }
 
     /// A consistent view of all objects, which never changes.
@@ -98,6 +117,21 @@ impl Store {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.published.revision.subscribe()
+    }
+
+    /// As [`Store::snapshot`], but with everything that any relay had committed before this was called.
+    ///
+    /// # Errors
+    /// When that cannot be known, because etcd does not answer; the embedded store always knows.
+    #[expect(clippy::unused_async, reason = "only a store that is shared has to wait")]
+    pub async fn fresh(&self) -> Result<Arc<Objects>, Unavailable> {
+        Ok(self.snapshot())
+    }
+
+    /// The records that live as long as a relay, of all relays; wakes when any of them comes, changes or goes.
+    #[must_use]
+    pub fn leased(&self) -> watch::Receiver<Leased> {
+        self.inner.published.leased.subscribe()
     }
 
     /// At most `max` changes after `revision`, oldest first: what a watch shows.
@@ -164,24 +198,42 @@ impl Store {
     {
         let (answer, answered) = oneshot::channel();
         let job: Box<dyn Job> = Box::new(Transaction { transaction, result: None, answer });
-        let jobs = self.inner.jobs.as_ref().ok_or(TransactError::Stopped)?;
-        jobs.send(job).await.map_err(|_| TransactError::Stopped)?;
+        let orders = self.inner.orders.as_ref().ok_or(TransactError::Stopped)?;
+        orders.send(Order::Run(job)).await.map_err(|_| TransactError::Stopped)?;
         answered.await.unwrap_or(Err(TransactError::Stopped))
     }
 }
 
 /// A transaction that waits for its turn, its commit, and its caller.
-struct Transaction<F, T, E> {
+struct Transaction<F, T, E, A> {
     transaction: F,
     result: Option<Result<T, E>>,
-    answer: oneshot::Sender<Result<T, TransactError<E>>>,
+    answer: A,
 }
 
-impl<F, T, E> Job for Transaction<F, T, E>
+/// Where the answer goes; a caller that went away does not want it.
+trait Answer<T, E>: Send {
+    fn give(self, answer: Result<T, TransactError<E>>);
+}
+
+impl<T: Send, E: Send> Answer<T, E> for oneshot::Sender<Result<T, TransactError<E>>> {
+    fn give(self, answer: Result<T, TransactError<E>>) {
+        let _ = self.send(answer);
+    }
+}
+
+impl<T: Send, E: Send> Answer<T, E> for std::sync::mpsc::SyncSender<Result<T, TransactError<E>>> {
+    fn give(self, answer: Result<T, TransactError<E>>) {
+        let _ = self.try_send(answer);
+    }
+}
+
+impl<F, T, E, A> Job for Transaction<F, T, E, A>
 where
     F: Fn(&mut State, &mut Fresh) -> Result<T, E> + Send,
     T: Send,
     E: Send,
+    A: Answer<T, E>,
 {
     fn run(&mut self, state: &mut State, fresh: &mut Fresh) {
         let mark = state.mark();
@@ -194,19 +246,17 @@ where
     }
 
     fn answer(self: Box<Self>, outcome: Result<(), Unavailable>) {
-        let result = match (self.result, outcome) {
+        self.answer.give(match (self.result, outcome) {
             (Some(result), Ok(())) => result.map_err(TransactError::Refused),
             (_, Err(unavailable)) => Err(TransactError::Unavailable(unavailable)),
             (None, Ok(())) => Err(TransactError::Stopped),
-        };
-        // A caller that went away does not want the answer.
-        let _ = self.answer.send(result);
+        });
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        drop(self.jobs.take());
+        drop(self.orders.take());
         // A transaction that holds the last clone drops it on the store's own thread, which cannot wait for itself.
         let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
         if let Some(thread) = self.thread.take().filter(|thread| !own(thread))

@@ -375,6 +375,11 @@ impl Objects {
             .filter_map(|(_, key)| self.by_key.get(key))
     }
 
+    /// Moves the revision on without a change.
+    pub(super) fn advance(&mut self, revision: u64) {
+        self.revision = revision;
+    }
+
     /// Sets what stands at `key`, and the revision.
     pub(super) fn set(&mut self, key: &Arc<ObjectKey>, object: Option<&Arc<Object>>, revision: u64) {
         self.revision = revision;

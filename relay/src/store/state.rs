@@ -16,7 +16,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     log::Event,
     object::{Body, Deletion, Draft, Object, ObjectKey, Objects},
-    record::RecordKey,
+    record::{Leased, RecordKey},
 };
 
 /// The most objects of all projects together; a create beyond is refused.
@@ -99,6 +99,7 @@ pub fn timestamp(at: OffsetDateTime) -> String {
 pub struct State {
     objects: Arc<Objects>,
     records: BTreeMap<RecordKey, Vec<u8>>,
+    leased: Leased,
     journal: Vec<Undo>,
     /// What the transactions since the last commit did, oldest first.
     events: Vec<Arc<Event>>,
@@ -137,7 +138,26 @@ pub struct Changes {
     pub records: Vec<(RecordKey, Option<Vec<u8>>)>,
 }
 
+/// What another relay's commit did, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Foreign {
+    /// The revision after it; `None` when nothing but leases ended.
+    pub revision: Option<u64>,
+    pub written: Vec<(ObjectKey, Body)>,
+    /// With the revision of each deletion.
+    pub deleted: Vec<(ObjectKey, u64)>,
+    /// `None` for removed.
+    pub records: Vec<(RecordKey, Option<Vec<u8>>)>,
+}
+
 impl Changes {
+    /// Whether a key of an object was changed by more than one transaction: a reader of the outcome alone would miss
+    /// a change.
+    #[must_use]
+    pub fn is_layered(&self) -> bool {
+        self.objects().len() < self.events.len()
+    }
+
     /// The last value at each object's key that was touched, `None` for removed.
     #[must_use]
     pub fn objects(&self) -> BTreeMap<&Arc<ObjectKey>, Option<&Arc<Object>>> {
@@ -158,7 +178,12 @@ impl State {
             let object = Arc::new(object);
             all.set(&object.key, Some(&object), revision);
         }
-        Self { objects: Arc::new(all), records, ..Self::default() }
+        all.advance(revision);
+        let mut state = Self { objects: Arc::new(all), ..Self::default() };
+        for (key, value) in records {
+            state.set_record(&key, Some(value));
+        }
+        state
     }
 
     /// All objects, as they are now.
@@ -257,7 +282,7 @@ impl State {
     /// # Errors
     /// [`WriteError::Record`] when it has another form than `T`.
     pub fn record<T: DeserializeOwned>(&self, key: &RecordKey) -> Result<Option<T>, WriteError> {
-        let Some(bytes) = self.records.get(key) else { return Ok(None) };
+        let Some(bytes) = self.raw(key) else { return Ok(None) };
         serde_json::from_slice(bytes)
             .map(Some)
             .map_err(|error| WriteError::Record { key: key.to_string(), reason: error.to_string() })
@@ -266,23 +291,35 @@ impl State {
     /// # Errors
     /// [`WriteError::Full`].
     pub fn put_record<T: Serialize>(&mut self, key: RecordKey, value: &T) -> Result<(), WriteError> {
-        if self.records.len() >= RECORDS_MAX && !self.records.contains_key(&key) {
+        if self.records.len() >= RECORDS_MAX && self.raw(&key).is_none() {
             return Err(WriteError::Full { what: "records", max: RECORDS_MAX });
         }
         let bytes = serde_json::to_vec(value)
             .map_err(|error| WriteError::Record { key: key.to_string(), reason: error.to_string() })?;
-        let before = self.records.insert(key.clone(), bytes);
+        let before = self.set_record(&key, Some(bytes));
         self.journal.push(Undo::Record { key, before });
         Ok(())
     }
 
     pub fn remove_record(&mut self, key: &RecordKey) {
-        if let Some(before) = self.records.remove(key) {
+        if let Some(before) = self.set_record(key, None) {
             self.journal.push(Undo::Record { key: key.clone(), before: Some(before) });
         }
     }
 
-    /// The keys of records from `first` on, in order.
+    /// The records that live as long as a relay.
+    #[must_use]
+    pub fn leased(&self) -> &Leased {
+        &self.leased
+    }
+
+    /// All records that are kept, as they are.
+    #[must_use]
+    pub fn records(&self) -> &BTreeMap<RecordKey, Vec<u8>> {
+        &self.records
+    }
+
+    /// The keys of kept records from `first` on, in order.
     pub fn record_keys(&self, first: RecordKey) -> impl Iterator<Item = &RecordKey> {
         self.records.range(first..).map(|(key, _)| key)
     }
@@ -323,12 +360,7 @@ impl State {
                 Some(Undo::Object { key, before, revision }) => {
                     Arc::make_mut(&mut self.objects).set(&key, before.as_ref(), revision);
                 }
-                Some(Undo::Record { key, before: Some(before) }) => {
-                    self.records.insert(key, before);
-                }
-                Some(Undo::Record { key, before: None }) => {
-                    self.records.remove(&key);
-                }
+                Some(Undo::Record { key, before }) => drop(self.set_record(&key, before)),
                 None => break,
             }
         }
@@ -352,7 +384,7 @@ impl State {
         Changes {
             revision: self.objects.revision(),
             events: self.events.clone(),
-            records: records.into_iter().map(|key| (key.clone(), self.records.get(key).cloned())).collect(),
+            records: records.into_iter().map(|key| (key.clone(), self.raw(key).cloned())).collect(),
         }
     }
 
@@ -360,6 +392,51 @@ impl State {
     pub fn commit(&mut self) {
         self.journal.clear();
         self.events.clear();
+    }
+
+    /// Takes in what another relay committed, and answers what it changed. Nothing of our own may wait for a commit.
+    ///
+    /// What is known already changes nothing.
+    pub fn absorb(&mut self, foreign: Foreign) -> Vec<Arc<Event>> {
+        debug_assert!(self.is_committed(), "what another relay did comes between transactions");
+        let known = self.objects.revision();
+        let mut after: Vec<(Arc<ObjectKey>, u64, Option<Arc<Object>>)> = Vec::new();
+        for (key, body) in foreign.written {
+            let (key, revision) = (Arc::new(key), body.revision);
+            after.push((key.clone(), revision, Some(Arc::new(Object::new(key, body)))));
+        }
+        after.extend(foreign.deleted.into_iter().map(|(key, revision)| (Arc::new(key), revision, None)));
+        after.retain(|(_, revision, _)| *revision > known);
+        after.sort_by_key(|(_, revision, _)| *revision);
+        let mut events = Vec::new();
+        for (key, revision, after) in after {
+            let before = self.objects.get(&key).cloned();
+            if before.is_none() && after.is_none() {
+                continue;
+            }
+            Arc::make_mut(&mut self.objects).set(&key, after.as_ref(), revision);
+            events.push(Arc::new(Event { revision, before, after }));
+        }
+        if let Some(revision) = foreign.revision.filter(|revision| *revision > self.objects.revision()) {
+            Arc::make_mut(&mut self.objects).advance(revision);
+        }
+        for (key, value) in foreign.records {
+            self.set_record(&key, value);
+        }
+        events
+    }
+
+    fn raw(&self, key: &RecordKey) -> Option<&Vec<u8>> {
+        if key.is_leased() { self.leased.raw(key) } else { self.records.get(key) }
+    }
+
+    /// Sets what stands at `key`, and answers what stood there.
+    fn set_record(&mut self, key: &RecordKey, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        match value {
+            _ if key.is_leased() => self.leased.set(key, value),
+            Some(value) => self.records.insert(key.clone(), value),
+            None => self.records.remove(key),
+        }
     }
 
     fn expect(&self, key: &ObjectKey, expected: Option<u64>) -> Result<&Arc<Object>, WriteError> {
