@@ -8,6 +8,7 @@ pub mod controller;
 pub mod ports;
 
 pub mod api;
+pub mod apply;
 pub mod authority;
 pub mod enrolment;
 pub mod store;
