@@ -11,6 +11,7 @@ pub mod api;
 pub mod apply;
 pub mod authority;
 pub mod enrolment;
+pub mod patch;
 pub mod store;
 
 pub mod schema;
