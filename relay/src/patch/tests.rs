@@ -191,6 +191,7 @@ fn lists_without_a_strategy_are_replaced() {
 fn a_strategic_patch_that_makes_no_sense_is_refused() {
     let mut live = pod(&value!([{"name": "a"}]));
     live["spec"]["strategy"] = value!({"type": "Recreate"});
+    live["metadata"] = value!({"finalizers": ["a"]});
     for bad in [
         value!([]),
         value!({"$patch": "explode"}),
