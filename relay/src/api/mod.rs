@@ -6,7 +6,7 @@
 mod account_token;
 mod discovery;
 mod exchange;
-mod json;
+pub mod json;
 mod list;
 mod negotiate;
 mod openapi;
@@ -19,7 +19,7 @@ mod synthetic;
 mod table;
 mod verbs;
 mod watch;
-mod yaml;
+pub mod yaml;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
