@@ -7,10 +7,7 @@ use serde_json::{Map, Value, json};
 use time::Duration;
 use underpass_shared::{
     identity::{NodeName, ProjectName},
-    resource::{
-        kind::Kind,
-        schema::{self, Cause, Problem},
-    },
+    resource::schema::{self, Cause, Problem},
 };
 
 use super::{
@@ -24,6 +21,7 @@ use crate::{
         object::{Draft, Object, ObjectKey},
         state::timestamp,
     },
+    translate::unserved,
 };
 
 /// How long a token lives unless its request says otherwise, in seconds.
@@ -148,10 +146,7 @@ fn read(place: &Place, name: Option<&str>, mut body: Value) -> Result<Written, F
         let path = place.namespace.as_deref().unwrap_or_default();
         return Err(Failure::bad_request(format!("the object is in namespace `{namespace}`, the path says `{path}`")));
     }
-    let mut warnings = Vec::new();
-    if place.kind == Kind::TunnelNode && body.pointer("/spec/egressGateway/enabled") == Some(&Value::Bool(true)) {
-        warnings.push("spec.egressGateway is stored but not served yet: agents get no way to the internet".to_owned());
-    }
+    let warnings = unserved::warnings(place.kind, &body);
     Ok(Written {
         resource_version: text("/metadata/resourceVersion").filter(|version| !version.is_empty()),
         uid: text("/metadata/uid").filter(|uid| !uid.is_empty()),
