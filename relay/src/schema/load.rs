@@ -19,6 +19,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("core.yaml", include_str!("definitions/core.yaml")),
     ("extensions.yaml", include_str!("definitions/extensions.yaml")),
     ("gateway-names.yaml", include_str!("definitions/gateway-names.yaml")),
+    ("gateway.yaml", include_str!("definitions/gateway.yaml")),
     ("grpc.yaml", include_str!("definitions/grpc.yaml")),
     ("l4.yaml", include_str!("definitions/l4.yaml")),
     ("listenerset.yaml", include_str!("definitions/listenerset.yaml")),
@@ -66,7 +67,8 @@ impl Library {
                 }
             }
         }
-        let mut loader = Loader { sources: &sources, named: BTreeMap::new(), open: Vec::new(), place: Vec::new() };
+        let mut loader =
+            Loader { sources: &sources, named: BTreeMap::new(), open: Vec::new(), place: Vec::new(), in_logic: false };
         for name in sources.keys() {
             loader.definition(name)?;
         }
@@ -101,6 +103,8 @@ pub(super) struct Loader<'a> {
     open: Vec<String>,
     /// Where in the last of them.
     place: Vec<String>,
+    /// Whether that place is below `allOf`, `anyOf`, `oneOf` or `not`, where a node need not say its type.
+    pub(super) in_logic: bool,
 }
 
 pub(super) type Loaded<T> = Result<T, LoadError>;
@@ -133,9 +137,9 @@ impl Loader<'_> {
             return self.error(format!("`{name}` is part of itself"));
         }
         self.open.push(name.to_owned());
-        let outer = std::mem::take(&mut self.place);
+        let outer = (std::mem::take(&mut self.place), std::mem::take(&mut self.in_logic));
         let found = read(self)?;
-        self.place = outer;
+        (self.place, self.in_logic) = outer;
         self.open.pop();
         Ok(found)
     }
