@@ -13,6 +13,8 @@ pub mod authority;
 pub mod enrolment;
 pub mod store;
 
+pub mod schema;
+
 pub mod route;
 pub mod translate;
 
