@@ -5,10 +5,11 @@
 
 mod discovery;
 mod exchange;
-mod json;
+pub mod json;
 mod path;
 mod status;
 mod verbs;
+pub mod yaml;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 

@@ -7,22 +7,29 @@
 pub mod convert;
 pub mod quirks;
 
+mod cel;
 mod default;
 mod load;
+mod metadata;
 mod node;
+mod openapi;
 mod parse;
 mod problem;
 mod prune;
+mod text;
+mod validate;
 
 use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 use underpass_shared::resource::kind::Kind;
 
+use self::problem::Findings;
 pub use self::{
     load::LoadError,
     node::{Form, Format, ListKind, Logic, Node, PatchStrategy, Pattern, Rule},
     problem::{Cause, PROBLEMS_MAX, Problem},
+    text::{dns_label, dns_subdomain, hostname},
 };
 
 static LIBRARY: LazyLock<load::Library> = LazyLock::new(|| {
@@ -67,6 +74,18 @@ impl Schema {
     /// Total: what has the wrong type is left for `validate` to report. Doing it twice changes nothing more.
     pub fn default(&self, object: &mut Value) {
         default::fill(&self.root, object);
+    }
+
+    /// Every problem of `object`; empty when it may be stored.
+    ///
+    /// `old` is what is stored now: the rules that compare the two run only when it is given. Total over arbitrary JSON.
+    /// Unknown fields are no problem here: see [`Self::unknown`].
+    #[must_use]
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<Problem> {
+        let mut findings = Findings::default();
+        validate::check(&self.root, object, old, &mut findings);
+        metadata::check(self.kind, object, &mut findings);
+        findings.into_problems()
     }
 
     /// The full paths of the fields that no schema knows, at most [`PROBLEMS_MAX`] of them.

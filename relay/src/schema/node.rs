@@ -8,6 +8,8 @@ use std::{
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
+use super::cel;
+
 /// What may stand at one place of an object.
 #[derive(Debug)]
 pub struct Node {
@@ -109,6 +111,7 @@ pub struct Rule {
     pub reason: Option<String>,
     /// Whether a rule on `oldSelf` also runs when there is none.
     pub optional_old_self: bool,
+    pub(super) compiled: cel::Compiled,
 }
 
 /// `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`.

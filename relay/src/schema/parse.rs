@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::{
+    cel,
     load::{Loaded, Loader},
     node::{Form, Format, ListKind, Logic, Node, PatchStrategy, Pattern, Rule},
 };
@@ -211,6 +212,7 @@ impl Loader<'_> {
                 field_path: self.text(source, "fieldPath")?,
                 reason: self.text(source, "reason")?,
                 optional_old_self: self.flag(source, "optionalOldSelf")?,
+                compiled: cel::Compiled::default(),
             });
         }
         Ok(rules)

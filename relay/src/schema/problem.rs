@@ -54,6 +54,10 @@ pub(super) struct Findings {
     path: String,
     problems: Vec<Problem>,
     left_out: usize,
+    /// How many of them a rule found.
+    by_rules: usize,
+    /// How many values rules have seen.
+    spent: usize,
 }
 
 impl Findings {
@@ -92,6 +96,31 @@ impl Findings {
             return;
         }
         self.problems.push(Problem { path: self.path.clone(), message: message.into(), cause });
+    }
+
+    /// Reports what a rule found.
+    pub(super) fn report_rule(&mut self, cause: Cause, message: impl Into<String>) {
+        self.by_rules += 1;
+        self.report(cause, message);
+    }
+
+    /// The place that a rule's `fieldPath` names below its own: `.a.b` or `['a.b']`.
+    pub(super) fn at_rule_path(&mut self, below: &str, then: impl FnOnce(&mut Self)) {
+        let length = self.path.len();
+        self.path.push_str(if length == 0 { below.trim_start_matches('.') } else { below });
+        then(self);
+        self.path.truncate(length);
+    }
+
+    /// Counts `values` that rules are about to see; false when that is more than `max` altogether.
+    pub(super) fn spend(&mut self, values: usize, max: usize) -> bool {
+        self.spent = self.spent.saturating_add(values);
+        self.spent <= max
+    }
+
+    /// How many problems there are so far that no rule found.
+    pub(super) fn structural(&self) -> usize {
+        self.count() - self.by_rules
     }
 
     /// How many problems there are so far, left-out ones included.
