@@ -153,7 +153,7 @@ impl Failure {
     pub(super) fn unknown_fields(place: &Place, name: &str, unknown: &[Problem], problems: &[Problem]) -> Self {
         let kind = place.kind.info().name;
         let (_, version) = place.api_version.rsplit_once('/').unwrap_or(("", place.api_version));
-        let fields: Vec<String> = unknown.iter().map(|problem| format!("unknown field \"{}\"", problem.path)).collect();
+        let fields: Vec<String> = unknown.iter().map(unknown_field).collect();
         let mut message = format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
             fields.join(", ")
@@ -242,9 +242,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
         match error {
-            TransactError::Refused(WriteError::AlreadyExists(key)) => {
-                Self::already_exists(&key)
-            }
+            TransactError::Refused(WriteError::AlreadyExists(key)) => Self::already_exists(&key),
             TransactError::Refused(WriteError::NotFound(key)) => Self::not_found(&key),
             TransactError::Refused(WriteError::Conflict { key, current, expected }) => {
                 Self::modified(&key, current, expected)
@@ -309,6 +307,12 @@ fn place_of(key: &ObjectKey) -> String {
     }
 }
 
+/// As Kubernetes' clients know it.
+#[must_use]
+pub(super) fn unknown_field(problem: &Problem) -> String {
+    format!("unknown field \"{}\"", problem.path)
+}
+
 fn listed(problems: &[Problem]) -> String {
     let said = problems.iter().map(|problem| match problem.path.as_str() {
         "" => problem.message.clone(),
@@ -321,9 +325,7 @@ fn listed(problems: &[Problem]) -> String {
 }
 
 fn causes(problems: &[Problem]) -> Vec<Value> {
-    let cause = |problem: &Problem| {
-        json!({ "field": problem.path, "message": problem.message, "reason": problem.cause.as_str() })
-    };
+    let cause = |problem: &Problem| json!({ "field": problem.path, "message": problem.message, "reason": problem.cause.as_str() });
     problems.iter().map(cause).collect()
 }
 

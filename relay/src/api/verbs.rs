@@ -39,6 +39,7 @@ fn require_stored(place: &Place) -> Result<(), Failure> {
     if place.kind != Kind::CustomResourceDefinition {
         return Ok(());
     }
-    let message = "customresourcedefinitions are made by the relay from the kinds that it serves: they can be read only";
+    let message =
+        "customresourcedefinitions are made by the relay from the kinds that it serves: they can be read only";
     Err(Failure::not_allowed(message))
 }

@@ -47,7 +47,9 @@ impl Wanted {
         let mut wanted = Self { propagation: options.propagation, dry_run: options.dry_run, ..Self::default() };
         let Some(body) = body else { return Ok(wanted) };
         let fields = body.as_object().ok_or_else(|| Failure::bad_request("DeleteOptions must be an object"))?;
-        if let Some((field, _)) = fields.iter().find(|(name, value)| !FIELDS.contains(&name.as_str()) && !value.is_null()) {
+        if let Some((field, _)) =
+            fields.iter().find(|(name, value)| !FIELDS.contains(&name.as_str()) && !value.is_null())
+        {
             let field = super::pipeline::shown(field);
             let message = format!(
                 "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: strict decoding error: \
@@ -172,11 +174,7 @@ fn list(place: &Place, revision: u64, items: Vec<Value>) -> Value {
 }
 
 /// Deletes `objects` in one transaction, each by itself; the first failure that is not its absence.
-async fn delete_some(
-    call: &Call<'_>,
-    objects: &[Arc<Object>],
-    wanted: &Wanted,
-) -> Result<Option<Failure>, Failure> {
+async fn delete_some(call: &Call<'_>, objects: &[Arc<Object>], wanted: &Wanted) -> Result<Option<Failure>, Failure> {
     let work = (objects.iter().map(|object| object.key.clone()).collect::<Vec<_>>(), wanted.clone());
     let done = call.api.store.transact(move |state, fresh| {
         let (keys, wanted) = &work;

@@ -12,7 +12,7 @@ use crate::{
     api::{
         options::FieldValidation,
         path::{Place, Subresource},
-        status::{Failure, group_of},
+        status::{Failure, group_of, unknown_field},
     },
     apply,
     schema::{self, Problem},
@@ -65,12 +65,7 @@ pub(super) fn create(place: &Place, writer: &Writer<'_>, body: Value) -> Result<
 ///
 /// # Errors
 /// As [`create`]; 409 when the body is of another revision or of another object.
-pub(super) fn update(
-    place: &Place,
-    writer: &Writer<'_>,
-    body: Value,
-    current: &Object,
-) -> Result<Ready, Failure> {
+pub(super) fn update(place: &Place, writer: &Writer<'_>, body: Value, current: &Object) -> Result<Ready, Failure> {
     let written = read(place, Some(&current.key.name), writer, body)?;
     let object = over(place, &written.object, current)?;
     finish(place, Some(current), writer, Written { object, ..written })
@@ -156,18 +151,11 @@ fn ready(key: ObjectKey, object: Value, mut warnings: Vec<String>) -> Ready {
 fn check(place: &Place, object: &mut Value, live: Option<&Value>) -> Vec<Problem> {
     let schema = schema::of(place.kind);
     schema.default(object);
-    let mut problems = schema.validate(object, live);
-    problems.extend(live.into_iter().flat_map(|live| special::changed(place.kind, live, object)));
-    problems
+    schema.validate(object, live)
 }
 
 fn refuse_unknown(place: &Place, name: &str, written: &Written) -> Result<(), Failure> {
     if written.unknown.is_empty() { Ok(()) } else { Err(Failure::unknown_fields(place, name, &written.unknown, &[])) }
-}
-
-/// As Kubernetes' clients know it.
-pub(in crate::api) fn unknown_field(problem: &Problem) -> String {
-    format!("unknown field \"{}\"", problem.path)
 }
 
 /// Fills in what the path says, and refuses what contradicts it.
@@ -186,7 +174,8 @@ fn identify(place: &Place, name: Option<&str>, object: &mut Value) -> Result<(),
         )));
     }
     if let Some(kind) = kind.filter(|kind| *kind != info.name) {
-        let message = format!("the kind in the data ({}) does not match the expected kind ({})", shown(kind), info.name);
+        let message =
+            format!("the kind in the data ({}) does not match the expected kind ({})", shown(kind), info.name);
         return Err(Failure::bad_request(message));
     }
     fields.insert("apiVersion".to_owned(), json!(place.api_version));
@@ -221,7 +210,8 @@ fn locate(place: &Place, metadata: &mut Map<String, Value>) -> Result<(), Failur
 fn check_name(name: &str, metadata: &Map<String, Value>) -> Result<(), Failure> {
     match metadata.get("name").and_then(Value::as_str).unwrap_or_default() {
         "" => {
-            let message = format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
+            let message =
+                format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
             Err(Failure::bad_request(message))
         }
         said if said != name => Err(Failure::bad_request(format!(
@@ -281,10 +271,8 @@ fn same_object(written: &Value, current: &Object) -> Result<(), Failure> {
 /// Refuses to make anew what was written of an object that is not there.
 fn not_another(key: &ObjectKey, written: &Value) -> Result<(), Failure> {
     if let Some(uid) = text(written, "uid") {
-        let message = format!(
-            "uid mismatch: the provided object specified uid {}, and no existing object was found",
-            shown(uid)
-        );
+        let message =
+            format!("uid mismatch: the provided object specified uid {}, and no existing object was found", shown(uid));
         return Err(Failure::conflict(key, &message));
     }
     match text(written, "resourceVersion") {

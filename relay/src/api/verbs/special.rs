@@ -4,8 +4,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 use underpass_shared::resource::kind::Kind;
 
-use crate::schema::{Cause, Problem};
-
 /// Folds what may only be written into what is stored: a Secret's `stringData` into its `data`.
 ///
 /// What has the wrong type is left for validation to report.
@@ -28,26 +26,6 @@ pub(super) fn fold(kind: Kind, object: &mut Value) {
         data.extend(encoded);
         fields.remove("stringData");
     }
-}
-
-/// What of `old` may not become what it is in `new`.
-pub(super) fn changed(kind: Kind, old: &Value, new: &Value) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut keep = |field: &str, message: &str| {
-        if old.get(field) != new.get(field) {
-            let problem = Problem { path: field.to_owned(), message: message.to_owned(), cause: Cause::Invalid };
-            problems.push(problem);
-        }
-    };
-    if kind == Kind::Secret {
-        keep("type", "field is immutable");
-    }
-    if matches!(kind, Kind::Secret | Kind::ConfigMap) && old.get("immutable") == Some(&Value::Bool(true)) {
-        for field in ["immutable", "data", "binaryData"] {
-            keep(field, "field is immutable when `immutable` is set");
-        }
-    }
-    problems
 }
 
 /// What is accepted and not served.
@@ -74,17 +52,5 @@ mod tests {
         let mut other = json!({"stringData": {"a": "1"}});
         fold(Kind::ConfigMap, &mut other);
         assert_eq!(other, json!({"stringData": {"a": "1"}}));
-    }
-
-    #[test]
-    fn what_is_immutable_does_not_change() {
-        let found = |kind, old: Value, new: Value| -> Vec<String> {
-            changed(kind, &old, &new).into_iter().map(|problem| problem.path).collect()
-        };
-        assert_eq!(found(Kind::Secret, json!({"type": "Opaque"}), json!({"type": "x"})), ["type"]);
-        let frozen = json!({"immutable": true, "data": {"a": "1"}});
-        assert_eq!(found(Kind::ConfigMap, frozen.clone(), json!({"data": {}})), ["immutable", "data"]);
-        assert_eq!(found(Kind::ConfigMap, frozen.clone(), frozen), [""; 0]);
-        assert_eq!(found(Kind::ConfigMap, json!({"data": {"a": "1"}}), json!({})), [""; 0]);
     }
 }

@@ -126,7 +126,12 @@ async fn store(call: &Call<'_>, draft: Draft, current: &Object) -> Result<Arc<Ob
     let uid = current.body.uid.clone();
     let written = call.api.store.transact(move |state, _| {
         // Revisions are never used twice, so that an object of the same revision is the same object.
-        debug_assert!(state.objects().get(&draft.key).is_none_or(|now| now.body.uid == uid || Some(now.body.revision) != expected));
+        debug_assert!(
+            state
+                .objects()
+                .get(&draft.key)
+                .is_none_or(|now| now.body.uid == uid || Some(now.body.revision) != expected)
+        );
         let mark = state.mark();
         let replaced = lifecycle::replace(state, draft.clone(), expected);
         if dry_run {
@@ -147,17 +152,16 @@ fn shown(place: &Place, current: &Object, stored: &Object, dry_run: bool) -> Don
 fn require_whole(media: Media) -> Result<(), Failure> {
     match media {
         Media::Json | Media::Yaml => Ok(()),
-        Media::Text
-        | Media::JsonPatch
-        | Media::MergePatch
-        | Media::StrategicMergePatch
-        | Media::ApplyPatch => Err(unknown_format("application/json, application/yaml")),
+        Media::Text | Media::JsonPatch | Media::MergePatch | Media::StrategicMergePatch | Media::ApplyPatch => {
+            Err(unknown_format("application/json, application/yaml"))
+        }
     }
 }
 
 /// 415, with what is accepted.
 pub(super) fn unknown_format(accepted: &str) -> Failure {
-    let message = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+    let message =
+        format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
     Failure::unsupported_media_type(message)
 }
 
