@@ -253,7 +253,11 @@ impl From<StoreError> for Failure {
                 let problem = Problem { path: "metadata.name".to_owned(), message: reason, cause: Cause::Invalid };
                 Self::invalid("", "", &name, &[problem])
             }
-            TransactError::Refused(WriteError::Deleting(key)) => Self::forbidden(message).about(&key),
+            TransactError::Refused(WriteError::Deleting(key)) => {
+                let message = "no new finalizers can be added if the object is being deleted".to_owned();
+                let problem = Problem { path: "metadata.finalizers".to_owned(), message, cause: Cause::Forbidden };
+                Self::invalid_object(key.kind, &key.name, &[problem])
+            }
             TransactError::Refused(WriteError::Terminating { namespace }) => {
                 let cause =
                     json!({ "reason": "NamespaceTerminating", "message": message, "field": "metadata.namespace" });

@@ -133,12 +133,12 @@ mod tests {
     #[test]
     fn a_pod_keeps_its_newest_megabyte() {
         let logs = Logs::default();
-        for n in 0..40 {
-            logs.append("u", if n % 2 == 0 { "a" } else { "b" }, &format!("{n:099999}\n"), at(n));
+        for n in 0..60 {
+            logs.append("u", if n % 2 == 0 { "a" } else { "b" }, &format!("{n:065535}\n"), at(n));
         }
         let kept = logs.read("u", "a", &all()).len() + logs.read("u", "b", &all()).len();
         assert!((POD_BYTES_MAX - 200_000..=POD_BYTES_MAX).contains(&kept), "{kept}");
-        assert!(logs.read("u", "b", &all()).ends_with("39\n"));
+        assert!(logs.read("u", "b", &all()).ends_with("59\n"));
         logs.forget("u");
         assert_eq!(logs.read("u", "a", &all()), "");
     }

@@ -1,5 +1,7 @@
 //! Create and update, and how what was worked out reaches the store.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -22,8 +24,6 @@ use crate::{
         state::{WriteError, timestamp},
     },
 };
-use std::sync::Arc;
-
 /// How often a write is worked out anew because somebody else's came first; then it is a conflict.
 pub(super) const ATTEMPTS_MAX: usize = 8;
 
@@ -123,15 +123,8 @@ pub(super) async fn replace(
 
 async fn store(call: &Call<'_>, draft: Draft, current: &Object) -> Result<Arc<Object>, StoreError> {
     let (dry_run, expected) = (call.options.dry_run, Some(current.body.revision));
-    let uid = current.body.uid.clone();
+    // Revisions are never used twice: an object of this revision is the one that was looked at.
     let written = call.api.store.transact(move |state, _| {
-        // Revisions are never used twice, so that an object of the same revision is the same object.
-        debug_assert!(
-            state
-                .objects()
-                .get(&draft.key)
-                .is_none_or(|now| now.body.uid == uid || Some(now.body.revision) != expected)
-        );
         let mark = state.mark();
         let replaced = lifecycle::replace(state, draft.clone(), expected);
         if dry_run {

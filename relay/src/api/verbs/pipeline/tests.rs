@@ -104,8 +104,12 @@ fn applying_the_same_again_changes_nothing() {
     for (kind, body) in manifests() {
         let place = place(kind, None);
         let object = stored(applied(&place, "x", &WRITER, body.clone(), None).unwrap());
-        let again = applied(&place, "x", &WRITER, body, Some(&object)).unwrap();
-        assert_eq!(again.draft, object.draft(), "{kind:?}");
+        let again = applied(&place, "x", &WRITER, body, Some(&object)).unwrap().draft;
+        assert_eq!((&again.content, &again.status), (&object.body.content, &object.body.status), "{kind:?}");
+        // Who applies nothing owns nothing: then the rest is noted as having been there before the first apply.
+        if !object.body.meta.managed_fields.is_empty() {
+            assert_eq!(again, object.draft(), "{kind:?}");
+        }
     }
 }
 
@@ -259,11 +263,12 @@ fn an_apply_that_means_another_object_creates_none() {
         body["metadata"][field] = json!(value);
         body
     };
-    let code = |body, current| applied(&place, "x", &WRITER, body, current).unwrap_err().code.as_u16();
+    let code = |body, current: Option<&Object>| applied(&place, "x", &WRITER, body, current).unwrap_err().code.as_u16();
+    let object = sample();
     assert_eq!(code(body("uid", "u"), None), 409);
     assert_eq!(code(body("resourceVersion", "7"), None), 404);
-    assert_eq!(code(body("uid", "u"), Some(&*sample())), 409);
-    assert_eq!(code(body("resourceVersion", "7"), Some(&*sample())), 409);
+    assert_eq!(code(body("uid", "u"), Some(&object)), 409);
+    assert_eq!(code(body("resourceVersion", "7"), Some(&object)), 409);
     assert_eq!(code(body("name", "y"), None), 400);
 }
 
