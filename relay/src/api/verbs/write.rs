@@ -24,6 +24,7 @@ use crate::{
         state::{WriteError, timestamp},
     },
 };
+
 /// How often a write is worked out anew because somebody else's came first; then it is a conflict.
 pub(super) const ATTEMPTS_MAX: usize = 8;
 
