@@ -2,13 +2,13 @@
 
 use underpass_shared::{
     identity::ProjectName,
-    resource::{
-        kind::{KINDS, Kind, KindInfo, Scope},
-        schema::{dns_label, dns_subdomain},
-    },
+    resource::kind::{KINDS, Kind, KindInfo, Scope},
 };
 
-use crate::store::object::ObjectKey;
+use crate::{
+    schema::{dns_label, dns_subdomain},
+    store::object::ObjectKey,
+};
 
 /// The core group's version, which has no group before it.
 pub(super) const CORE: &str = "v1";

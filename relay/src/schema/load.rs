@@ -224,3 +224,6 @@ impl Loader<'_> {
         Ok(whole)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -335,7 +335,7 @@ fn implied_type<'a>(fields: &Fields, beside: &'a str) -> &'a str {
     };
     // Bounds alone do not tell an integer from a number, nor a string's pattern from that of an int-or-string.
     match beside {
-        "" => ["object", "array", "number", "string"].into_iter().find(|name| says(name)).unwrap_or(""),
+        "" => ["object", "array", "string", "number"].into_iter().find(|name| says(name)).unwrap_or(""),
         beside => beside,
     }
 }

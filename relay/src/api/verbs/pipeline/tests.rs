@@ -127,7 +127,9 @@ fn a_status_never_comes_in_with_the_object_nor_a_spec_with_the_status() {
         let ready = update(&place(kind, None), &writer, changed, &object).unwrap();
         assert_eq!(ready.draft.status, object.body.status, "{kind:?}");
         body["status"] = evil.clone();
-        let ready = applied(&place(kind, None), "x", &Writer { name: "other", force: true, ..writer }, body, Some(&object)).unwrap();
+        let ready =
+            applied(&place(kind, None), "x", &Writer { name: "other", force: true, ..writer }, body, Some(&object))
+                .unwrap();
         assert_eq!(ready.draft.status, object.body.status, "{kind:?}");
     }
     let object = sample();
