@@ -30,7 +30,7 @@ impl Served {
     }
 }
 
-fn config_map(name: &str, data: Value) -> Value {
+fn config_map(name: &str, data: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
@@ -46,7 +46,7 @@ fn refusal(answer: &Answer) -> (u16, &str) {
 #[tokio::test]
 async fn each_form_of_a_patch_changes_what_it_names() {
     let api = served().await;
-    api.post(CONFIG_MAPS, config_map("c", json!({"a": "1", "b": "2"}))).await;
+    api.post(CONFIG_MAPS, config_map("c", &json!({"a": "1", "b": "2"}))).await;
     let path = format!("{CONFIG_MAPS}/c");
     let patch = json!([{"op": "test", "path": "/data/a", "value": "1"}, {"op": "remove", "path": "/data/a"}]);
     let patched = api.patch(&path, JSON_PATCH, &patch).await;
@@ -168,7 +168,7 @@ async fn a_rehearsal_shows_what_would_be_and_changes_nothing() {
     let metadata = &created.body["metadata"];
     assert_eq!((code(&created), metadata["uid"].is_string(), &metadata["resourceVersion"]), (201, true, &Value::Null));
     let elsewhere = "/api/v1/namespaces/elsewhere/configmaps?dryRun=All";
-    assert_eq!(code(&api.post(elsewhere, config_map("c", json!({}))).await), 201);
+    assert_eq!(code(&api.post(elsewhere, config_map("c", &json!({}))).await), 201);
     assert_eq!(code(&api.post(&dry(BACKENDS), backend("b", "192.0.2.1")).await), 409);
     let put = api.put(&dry(&path), backend("b", "192.0.2.9")).await;
     assert_eq!((code(&put), &put.body["spec"]["endpoints"][0]["ip"]), (200, &json!("192.0.2.9")));
@@ -190,7 +190,7 @@ async fn a_rehearsal_shows_what_would_be_and_changes_nothing() {
 #[tokio::test]
 async fn a_name_is_made_where_a_beginning_of_one_is_given() {
     let api = served().await;
-    let mut body = config_map("", json!({}));
+    let mut body = config_map("", &json!({}));
     body["metadata"] = json!({"generateName": "web-"});
     let mut names = Vec::new();
     for _ in 0..3 {
@@ -211,7 +211,7 @@ async fn a_name_is_made_where_a_beginning_of_one_is_given() {
 #[tokio::test]
 async fn what_finalizers_hold_goes_with_the_last_of_them() {
     let api = served().await;
-    let mut held = config_map("c", json!({}));
+    let mut held = config_map("c", &json!({}));
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
     api.post(CONFIG_MAPS, held).await;
     let path = format!("{CONFIG_MAPS}/c");
@@ -231,7 +231,7 @@ async fn what_finalizers_hold_goes_with_the_last_of_them() {
 #[tokio::test]
 async fn a_delete_says_which_object_it_means_and_what_becomes_of_dependents() {
     let api = served().await;
-    let created = api.post(CONFIG_MAPS, config_map("c", json!({}))).await.body;
+    let created = api.post(CONFIG_MAPS, config_map("c", &json!({}))).await.body;
     let path = format!("{CONFIG_MAPS}/c");
     let uid = created["metadata"]["uid"].clone();
     for preconditions in [json!({"uid": "u"}), json!({"uid": uid, "resourceVersion": "1"})] {
@@ -257,7 +257,7 @@ async fn a_delete_says_which_object_it_means_and_what_becomes_of_dependents() {
 async fn a_collection_is_deleted_as_far_as_selectors_and_limit_say() {
     let api = served().await;
     for n in 0..6 {
-        let mut object = config_map(&format!("c{n}"), json!({}));
+        let mut object = config_map(&format!("c{n}"), &json!({}));
         object["metadata"]["labels"] = json!({"even": (n % 2 == 0).to_string()});
         api.post(CONFIG_MAPS, object).await;
     }
@@ -279,7 +279,7 @@ async fn a_collection_is_deleted_as_far_as_selectors_and_limit_say() {
 #[tokio::test]
 async fn a_race_is_run_again_unless_a_version_was_named() {
     let api = served().await;
-    let created = api.post(CONFIG_MAPS, config_map("c", json!({}))).await.body;
+    let created = api.post(CONFIG_MAPS, config_map("c", &json!({}))).await.body;
     let path = format!("{CONFIG_MAPS}/c");
     let patches = (0..8).map(|n| json!({"data": {format!("k{n}"): "1"}}));
     let answers = futures_util::future::join_all(patches.map(|patch| {
@@ -296,7 +296,7 @@ async fn a_race_is_run_again_unless_a_version_was_named() {
     let text = "Operation cannot be fulfilled on configmaps \"c\": the object has been modified; please apply your \
                 changes to the latest version and try again";
     assert!(stale.message().starts_with(text), "{}", stale.message());
-    assert_eq!(code(&api.put(&format!("{CONFIG_MAPS}/none"), config_map("none", json!({}))).await), 404);
+    assert_eq!(code(&api.put(&format!("{CONFIG_MAPS}/none"), config_map("none", &json!({}))).await), 404);
 }
 
 #[tokio::test]
@@ -375,7 +375,7 @@ async fn a_namespace_goes_with_all_that_is_in_it() {
     let stop = CancellationToken::new();
     let collecting = crate::collector::spawn(api.store.clone(), stop.clone());
     for n in 0..60 {
-        api.post("/api/v1/namespaces/shop/configmaps", config_map(&format!("c{n}"), json!({}))).await;
+        api.post("/api/v1/namespaces/shop/configmaps", config_map(&format!("c{n}"), &json!({}))).await;
     }
     let deleted = api.delete("/api/v1/namespaces/shop").await;
     assert_eq!((code(&deleted), &deleted.body["status"]["phase"]), (200, &json!("Terminating")));

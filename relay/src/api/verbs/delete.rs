@@ -161,10 +161,10 @@ pub(in crate::api) async fn delete_collection(call: &Call<'_>, body: Option<Valu
         return Err(failure);
     }
     let items: Vec<Value> = chosen.iter().map(|object| object.to_value_as(call.place.api_version)).collect();
-    Ok(Done::shown(StatusCode::OK, list(call.place, call.api.store.snapshot().revision(), items)))
+    Ok(Done::shown(StatusCode::OK, list(call.place, call.api.store.snapshot().revision(), &items)))
 }
 
-fn list(place: &Place, revision: u64, items: Vec<Value>) -> Value {
+fn list(place: &Place, revision: u64, items: &[Value]) -> Value {
     json!({
         "kind": format!("{}List", place.kind.info().name),
         "apiVersion": place.api_version,

@@ -26,7 +26,8 @@ fn place(kind: Kind, subresource: Option<Subresource>) -> Place {
 
 fn manifest(kind: Kind, rest: Value) -> Value {
     let mut object = json!({"metadata": {"name": "x"}});
-    object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+    let Value::Object(rest) = rest else { panic!("a manifest is an object") };
+    object.as_object_mut().unwrap().extend(rest);
     object["kind"] = json!(kind.info().name);
     object
 }
