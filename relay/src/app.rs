@@ -24,7 +24,7 @@ use crate::{
     access::{Guard, static_tokens::StaticTokens, token::Signer},
     api::{self, Api},
     authority::{self, Authority},
-    clock,
+    clock, collector,
     config::Config,
     controller::{Controller, Parts},
     enrolment::Enrolment,
@@ -77,6 +77,7 @@ struct Relay {
     acceptor: Acceptor,
     api: (TcpListener, Arc<rustls::ServerConfig>, Arc<Api>),
     controller: Controller,
+    store: Store,
     drain_timeout: Duration,
 }
 
@@ -123,7 +124,7 @@ impl Relay {
         let certified = authority.gateway_certificate(&[], now)?;
         gateway.tls.store(Some(listener::tls::server_config(certified.chain, certified.key)?));
         let controller = Controller::new(Parts {
-            store,
+            store: store.clone(),
             enrolment: enrolment.clone(),
             tunnels: tunnels.clone(),
             gateway: gateway.clone(),
@@ -142,6 +143,7 @@ impl Relay {
             acceptor: Acceptor { tunnels, enrolment },
             api: (listener, api_tls, api),
             controller,
+            store,
             drain_timeout: config.drain_timeout,
         })
     }
@@ -151,6 +153,7 @@ impl Relay {
         let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
         let (listener, tls, api) = self.api;
         let api = tokio::spawn(api::serve(listener, tls, api, api_stop.clone()));
+        let collecting = collector::spawn(self.store, drain.clone());
         self.controller.start().await;
         println!("ready");
 
@@ -167,6 +170,9 @@ impl Relay {
         drain.cancel();
         if let Err(error) = accepting.await {
             warn!(%error, "the tunnel port did not end well");
+        }
+        if let Err(error) = collecting.await {
+            warn!(%error, "the garbage collector did not end well");
         }
         api_stop.cancel();
         // What the API has begun to write is durable before it answers; it ends by its own limits.

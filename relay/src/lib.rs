@@ -3,6 +3,7 @@
 //! In reading order: what was asked for, what it becomes, how the world reaches it, how it reaches the world.
 
 pub mod app;
+pub mod collector;
 pub mod config;
 pub mod controller;
 pub mod ports;

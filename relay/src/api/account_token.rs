@@ -75,7 +75,7 @@ fn bound(call: &Call<'_>, spec: &Value) -> Result<Option<Bound>, Failure> {
     let secret = call.api.store.get(&key).ok_or_else(|| Failure::not_found(&key))?;
     let uid = secret.body.uid.clone();
     if !text("uid").is_empty() && text("uid") != uid {
-        return Err(Failure::conflict(&key, format!("{key} has another uid than spec.boundObjectRef.uid")));
+        return Err(Failure::conflict(&key, "its uid is not the one in spec.boundObjectRef.uid"));
     }
     Ok(Some(Bound { name: key.name, uid }))
 }

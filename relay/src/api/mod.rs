@@ -79,6 +79,7 @@ pub struct Api {
     in_flight: Semaphore,
     watches: Arc<Semaphore>,
     paged: list::Paged,
+    logs: verbs::Logs,
     /// Ends the watches when the relay stops.
     shutdown: CancellationToken,
 }
@@ -94,6 +95,7 @@ impl Api {
             in_flight,
             watches,
             paged: list::Paged::default(),
+            logs: verbs::Logs::default(),
             shutdown: CancellationToken::new(),
         }
     }

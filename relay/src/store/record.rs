@@ -111,7 +111,9 @@ impl RecordKey {
     pub fn is_leased(&self) -> bool {
         match self {
             Self::Leader | Self::Relay(_) | Self::Session(..) => true,
-            Self::Authority | Self::Project(_) | Self::Node(..) | Self::Agent(..) | Self::Token(_) => false,
+            Self::TokenKey | Self::Authority | Self::Project(_) | Self::Node(..) | Self::Agent(..) | Self::Token(_) => {
+                false
+            }
         }
     }
 
