@@ -9,6 +9,7 @@ use clap::Parser as _;
 use underpass_agent::cli::{self, Cli, Outcome};
 
 fn main() -> ExitCode {
+    cli::completion::answer();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

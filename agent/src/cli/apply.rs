@@ -15,7 +15,7 @@ use super::{
     GlobalArgs, Outcome,
     client::{Body, Client, ClientError, with_query},
     files::{self, FileArgs},
-    get::full_name,
+    kinds::full_name,
     manifest::Manifest,
     print::{Console, clean_line},
     status::ApiError,

@@ -52,6 +52,9 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// How long to wait when it does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Asks for columns instead of objects (Kubernetes API concepts, "Table fetches").
+const TABLE_ACCEPT: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
 /// Why a request has no answer, or a bad one.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -99,6 +102,7 @@ pub struct Client {
     server_name: ServerName<'static>,
     /// `Bearer TOKEN`, marked as sensitive.
     authorization: Option<HeaderValue>,
+    prefers_tables: bool,
     connection: Option<Connection>,
     warnings: Vec<String>,
     shown: Vec<String>,
@@ -134,7 +138,10 @@ impl<'a> Body<'a> {
 /// All objects of a list, whichever pages they came on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct List {
+    /// Objects, or the rows of a table.
     pub items: Vec<Value>,
+    /// The columns, when tables are preferred.
+    pub columns: Value,
     /// The state of the store that the list shows: where a watch goes on.
     pub revision: String,
 }
@@ -170,6 +177,7 @@ impl Client {
             tls: Arc::new(tls),
             server_name,
             authorization: authorization(config),
+            prefers_tables: false,
             connection: None,
             warnings: Vec::new(),
             shown: Vec::new(),
@@ -191,6 +199,18 @@ impl Client {
         // The core group came before groups had names (Kubernetes API concepts, "API groups").
         let root = if api_version.contains('/') { "apis" } else { "api" };
         format!("{project}/{root}/{api_version}{namespace}/{}{name}", info.plural)
+    }
+
+    /// A path of the API that is no kind's, such as `/openapi/v3`, as the project has it.
+    #[must_use]
+    pub fn in_project(&self, path: &str) -> String {
+        format!("{}{path}", self.project_prefix)
+    }
+
+    /// The project that paths name.
+    #[must_use]
+    pub fn project(&self) -> Option<&str> {
+        self.project_prefix.strip_prefix("/projects/")
     }
 
     /// Sends a request and reads its answer whole.
@@ -265,19 +285,27 @@ impl Client {
                 }
                 answer => answer?,
             };
-            if let Value::Array(more) = answer["items"].take() {
+            let page = if self.prefers_tables { "rows" } else { "items" };
+            if let Value::Array(more) = answer[page].take() {
                 items.extend(more);
             }
+            let columns = answer["columnDefinitions"].take();
             let metadata = &answer["metadata"];
             next = metadata["continue"].as_str().unwrap_or_default().to_owned();
             if next.is_empty() {
                 return Ok(List {
                     items,
+                    columns,
                     revision: metadata["resourceVersion"].as_str().unwrap_or_default().to_owned(),
                 });
             }
         }
         Err(ClientError::TooManyPages)
+    }
+
+    /// Whether objects and lists are asked for as tables from now on, in watches too.
+    pub fn prefer_tables(&mut self, prefers_tables: bool) {
+        self.prefers_tables = prefers_tables;
     }
 
     /// Reads an object or a list.
@@ -350,7 +378,8 @@ impl Client {
             .expect("a path of known words and percent-escaped names is a URI");
         let headers = request.headers_mut();
         headers.insert(header::HOST, host.parse().expect("a host that was part of a URI is a header value"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let accept = if self.prefers_tables { TABLE_ACCEPT } else { "application/json" };
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("underpass/", env!("CARGO_PKG_VERSION"))));
         if let Some(authorization) = &self.authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());

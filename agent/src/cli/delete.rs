@@ -12,7 +12,7 @@ use super::{
     client::{Body, Client, ClientError, News, with_query},
     duration,
     files::FileArgs,
-    get::KindWord,
+    kinds::KindWord,
     manifest::Manifest,
     print::{Console, clean_line},
     status::ApiError,

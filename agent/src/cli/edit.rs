@@ -19,7 +19,7 @@ use super::{
     GlobalArgs, Outcome,
     client::{Body, Client, ClientError, with_query},
     documents::{self, FILE_BYTES_MAX},
-    get::KindWord,
+    kinds::KindWord,
     print::{Console, Format, clean, serialise},
     status::ApiError,
     write::{self, Target},

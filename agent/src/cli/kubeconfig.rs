@@ -111,6 +111,12 @@ pub enum Problem {
     NoCurrentContext,
     #[error("no {kind} is called `{name}`")]
     Missing { kind: &'static str, name: String },
+    #[error("there already is a {kind} called `{name}`")]
+    Exists { kind: &'static str, name: String },
+    #[error(
+        "the new context `{name}` has no {field}, and there is no current context to take it from: name it with --{field}"
+    )]
+    NoModel { name: String, field: &'static str },
     #[error("`server: {0}` is not a URL such as https://relay.example.com:6443")]
     Url(String),
     #[error("`server: {0}` is not https: the API is served over TLS only")]
@@ -177,6 +183,37 @@ impl Places {
             under("XDG_STATE_HOME", ".local/state").map(|folder| folder.join("underpass-relay/admin.kubeconfig"));
         Self([own, system, state].into_iter().flatten().collect())
     }
+}
+
+impl Places {
+    /// Where the user's own kubeconfig is, or will be.
+    pub(crate) fn own(&self) -> Option<&Path> {
+        self.0.first().map(PathBuf::as_path)
+    }
+}
+
+/// The text of the first kubeconfig that is there, and where that is; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read or is no text.
+pub(crate) fn read_text(places: &Places) -> Result<Option<(PathBuf, String)>, KubeconfigError> {
+    for path in &places.0 {
+        let failed = |source| KubeconfigError::Read { path: path.clone(), source };
+        let file = match fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if places.0.len() == 1 => return Err(failed(error)),
+            Err(_) => continue,
+        };
+        let bytes = read_bounded(file).map_err(failed)?;
+        let unusable = |problem| KubeconfigError::Unusable { path: path.clone(), problem };
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(unusable(Problem::TooLong));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| unusable(Problem::Syntax("not UTF-8 text".to_owned())))?;
+        return Ok(Some((path.clone(), text)));
+    }
+    Ok(None)
 }
 
 /// Reads the first kubeconfig that is there.

@@ -4,6 +4,7 @@
 //! is pure.
 
 pub mod client;
+pub mod completion;
 pub mod duration;
 pub mod files;
 pub mod jsonpath;
@@ -12,15 +13,26 @@ pub mod print;
 pub mod status;
 pub mod token;
 
+mod access;
+mod api_resources;
 mod apply;
+mod auth;
+mod config;
+mod contexts;
 mod delete;
+mod describe;
 mod diff;
 mod documents;
 mod edit;
+mod explain;
+mod fields;
 mod gateway;
 mod get;
+mod kinds;
 mod manifest;
+mod pages;
 mod patch;
+mod project;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -34,18 +46,29 @@ use std::{
 };
 
 use clap::{ArgGroup, Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
-use underpass_shared::identity::{NodeName, ProjectName};
+use underpass_shared::{
+    identity::{NodeName, ProjectName},
+    resource::kind::Kind,
+};
 
 use self::{
+    access::AccessCommand,
+    api_resources::ResourcesArgs,
     apply::ApplyArgs,
+    auth::AuthCommand,
     client::Client,
+    config::ConfigCommand,
     delete::DeleteArgs,
+    describe::DescribeArgs,
     diff::DiffArgs,
     edit::EditArgs,
-    get::{KindWord, ListArgs},
+    explain::ExplainArgs,
+    get::{GetArgs, ListArgs},
+    kinds::KindWord,
     kubeconfig::{Kubeconfig, Places},
     patch::{Mark, MarkArgs, PatchArgs},
-    print::{Console, Format},
+    print::{Console, OUTPUTS, Output},
+    project::ProjectCommand,
     wait::WaitArgs,
 };
 use crate::config::RunArgs;
@@ -139,17 +162,29 @@ pub enum Command {
         underpass wait backend/old --for=delete")]
     Wait(WaitArgs),
     /// Show resources
-    #[command(after_help = "Examples:\n  \
-        underpass get tunnelnodes\n  \
+    #[command(
+        override_usage = "underpass get KIND[,KIND...] [NAME...] [options]\n       underpass get KIND/NAME... [options]\n       underpass get -f FILE [options]",
+        after_help = "Examples:\n  \
+        underpass get tunnelnodes,httproutes\n  \
         underpass get httproute web -o yaml\n  \
-        underpass get backends -A -o wide")]
-    Get {
-        /// tunnelnode, backend, httproute, gateway, gatewayclass, proxy or project; also KIND/NAME
-        #[arg(value_name = "KIND")]
-        kind: KindWord,
-        #[command(flatten)]
-        list: ListArgs,
-    },
+        underpass get all -A -o wide\n  \
+        underpass get backends -l app=web --sort-by .metadata.creationTimestamp\n  \
+        underpass get gateway default -o jsonpath='{.status.addresses[*].value}'\n  \
+        underpass get tunnelnodes -w"
+    )]
+    Get(GetArgs),
+    /// Show everything about resources, with what belongs to them
+    #[command(after_help = "Examples:\n  \
+        underpass describe httproute web\n  \
+        underpass describe tunnelnode/office\n  \
+        underpass describe backends -l app=web")]
+    Describe(DescribeArgs),
+    /// Explain a kind and its fields
+    #[command(after_help = "Examples:\n  \
+        underpass explain httproute\n  \
+        underpass explain httproute.spec.rules.matches\n  \
+        underpass explain backend --recursive")]
+    Explain(ExplainArgs),
     /// Delete resources
     #[command(
         override_usage = "underpass delete KIND NAME... [OPTIONS]\n       underpass delete KIND -l LABELS|--all [OPTIONS]\n       underpass delete -f FILE [-R] [OPTIONS]",
@@ -182,6 +217,45 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<TunnelCommand>,
     },
+    /// Projects: list them, work in one
+    #[command(
+        visible_alias = "projects",
+        after_help = "Examples:\n  \
+        underpass project list\n  \
+        underpass project use acme"
+    )]
+    Project {
+        #[command(subcommand)]
+        command: Option<ProjectCommand>,
+    },
+    /// Who may use the project's API: tokens with roles
+    #[command(after_help = "Example:\n  underpass access create ci --role editor --ttl 90d")]
+    Access {
+        #[command(subcommand)]
+        command: AccessCommand,
+    },
+    /// Who the relay thinks you are, and what you may do
+    #[command(after_help = "Example:\n  underpass auth can-i create httproutes")]
+    Auth {
+        #[command(subcommand)]
+        command: AuthCommand,
+    },
+    /// The contexts of your kubeconfig
+    #[command(after_help = "Examples:\n  \
+        underpass config get-contexts\n  \
+        underpass config set-context --current --namespace shop")]
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// List the kinds that there are
+    #[command(after_help = "Example:\n  underpass api-resources --api-group core.apoxy.dev")]
+    ApiResources(ResourcesArgs),
+    /// Print a script that makes a shell complete commands and names
+    #[command(after_help = "Examples:\n  \
+        source <(underpass completion bash)\n  \
+        underpass completion fish > ~/.config/fish/completions/underpass.fish")]
+    Completion { shell: clap_complete::Shell },
     /// Show the version of this program, and of the relay if one can be reached
     #[command(after_help = "Example:\n  underpass version --client")]
     Version {
@@ -199,8 +273,8 @@ pub enum GatewayCommand {
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// How to print it
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
+        #[arg(short, long, value_name = OUTPUTS, default_value = "table", hide_default_value = true)]
+        output: Output,
     },
     /// List gateways
     List(ListArgs),
@@ -224,12 +298,12 @@ pub enum RoutesCommand {
     /// Show a route, its rules, and what each gateway says of it
     #[command(after_help = "Example:\n  underpass gateway routes get http/web")]
     Get {
-        /// http/NAME
+        /// http/NAME, grpc/NAME, tls/NAME, tcp/NAME or udp/NAME
         #[arg(value_name = "TYPE/NAME", value_parser = NonEmptyStringValueParser::new())]
         route: String,
         /// How to print it
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
+        #[arg(short, long, value_name = OUTPUTS, default_value = "table", hide_default_value = true)]
+        output: Output,
     },
 }
 
@@ -304,17 +378,25 @@ async fn dispatch(cli: Cli, console: &mut Console<'_>) -> anyhow::Result<Outcome
         Command::Label(args) => patch::mark(Mark::Label, &global, &args, console).await,
         Command::Annotate(args) => patch::mark(Mark::Annotation, &global, &args, console).await,
         Command::Wait(args) => wait::run(&global, &args, console).await,
-        Command::Get { kind, list } => get::run(&global, &kind, &list, console).await,
+        Command::Get(args) => get::run(&global, &args, console).await,
+        Command::Describe(args) => describe::run(&global, &args, console).await,
+        Command::Explain(args) => explain::run(&global, &args, console).await,
         Command::Delete(args) => delete::run(&global, &args, console).await,
         Command::Gateway { command } => gateway::run(&global, command, console).await,
         Command::Tunnel { command } => match command {
             Some(TunnelCommand::Run(args)) => crate::app::run(args, global).await.map(|()| Outcome::Done),
             Some(TunnelCommand::Token { node, ttl, uses }) => token::run(&global, &node, ttl, uses, console).await,
             Some(TunnelCommand::Get(list) | TunnelCommand::List(list)) => {
-                get::run(&global, &KindWord::TUNNEL_NODE, &list, console).await
+                get::list(&global, &KindWord::of(Kind::TunnelNode), &list, console).await
             }
-            None => get::run(&global, &KindWord::TUNNEL_NODE, &ListArgs::default(), console).await,
+            None => get::list(&global, &KindWord::of(Kind::TunnelNode), &ListArgs::default(), console).await,
         },
+        Command::Project { command } => project::run(&global, command, console).await,
+        Command::Access { command } => access::run(&global, command, console).await,
+        Command::Auth { command } => auth::run(&global, command, console).await,
+        Command::Config { command } => config::run(&global, &command, console),
+        Command::ApiResources(args) => api_resources::run(&args, console),
+        Command::Completion { shell } => completion::run(shell, console),
         Command::Version { client } => version::run(&global, client, console).await,
     }
 }

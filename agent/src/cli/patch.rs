@@ -10,7 +10,7 @@ use super::{
     GlobalArgs, Outcome,
     client::{Body, Client, ClientError},
     documents::{self, FILE_BYTES_MAX},
-    get::KindWord,
+    kinds::KindWord,
     print::Console,
     write::{self, DryRun, Report, SelectArgs, Target, WriteArgs},
 };

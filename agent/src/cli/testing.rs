@@ -70,6 +70,7 @@ struct Prepared {
 /// Something that watches tell.
 struct Change {
     revision: u64,
+    kind: String,
     /// Of the object; empty for what every watch is told.
     path: String,
     /// A whole line.
@@ -157,9 +158,14 @@ impl Relay {
         path.display().to_string()
     }
 
+    /// Where the kubeconfig that commands use is.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
     /// Runs a command line of words without spaces.
     pub(crate) async fn run(&self, line: &str, input: &str) -> Run {
-        let kubeconfig = self.folder.path().join("kubeconfig").display().to_string();
+        let kubeconfig = self.kubeconfig().display().to_string();
         let words = ["underpass", "--kubeconfig", &kubeconfig].into_iter().chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
         let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -219,8 +225,13 @@ impl Relay {
     pub(crate) fn tell(&self, line: &str) {
         let mut state = self.state.lock().unwrap();
         state.revision += 1;
-        let change =
-            Change { revision: state.revision, path: String::new(), line: format!("{line}\n"), object: Value::Null };
+        let change = Change {
+            revision: state.revision,
+            kind: String::new(),
+            path: String::new(),
+            line: format!("{line}\n"),
+            object: Value::Null,
+        };
         state.changes.push(change);
         state.changed.notify_waiters();
     }
@@ -328,18 +339,21 @@ async fn handle(request: Request<Incoming>, state: &Arc<Mutex<State>>) -> Result
         _ => None,
     };
     let query = Query(head.uri.query().unwrap_or_default().to_owned());
+    let wants_table = header("accept").is_some_and(|accept| accept.contains("as=Table"));
     if prepared.is_none() && query.get("watch").is_some() {
         locked.watches += 1;
         locked.changed.notify_waiters();
-        let events = watch(Arc::clone(state), path, query, locked.watches);
+        let events = watch(Arc::clone(state), path, query, (locked.watches, wants_table));
         return Ok(Response::new(StreamBody::new(events).boxed_unsync()));
     }
     let content_type = header("content-type").unwrap_or_default();
+    let is_ours = prepared.is_none();
     let (status, answer) = prepared.unwrap_or_else(|| match head.method {
         Method::PATCH => locked.patch(&path, &query, &content_type, &body),
         Method::DELETE => locked.delete(&path, &query),
         _ => locked.act(&head.method, &path, &query, body),
     });
+    let answer = if wants_table && is_ours && status == StatusCode::OK { table(&answer) } else { answer };
     let mut response = Response::builder().status(status);
     if let Some(warning) = &locked.warning {
         response = response.header("warning", warning);
@@ -355,7 +369,7 @@ fn watch(
     state: Arc<Mutex<State>>,
     path: String,
     query: Query,
-    number: usize,
+    (number, wants_table): (usize, bool),
 ) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
     let from = query.get("resourceVersion").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     stream::unfold((state, path, query, from), move |(state, path, query, from)| async move {
@@ -379,7 +393,15 @@ fn watch(
                     if news.is_none() && number <= state.ends {
                         return None;
                     }
-                    news.map(|change| (change.line.clone(), change.revision))
+                    news.map(|change| {
+                        let line = if wants_table && !change.path.is_empty() {
+                            let table = table(&change.object);
+                            format!("{}\n", json!({"type": change.kind, "object": table}))
+                        } else {
+                            change.line.clone()
+                        };
+                        (line, change.revision)
+                    })
                 }
             };
             match line {
@@ -427,6 +449,22 @@ impl Query {
     }
 }
 
+/// Objects in three columns, the last in wide output only.
+fn table(answer: &Value) -> Value {
+    let objects = answer["items"].as_array().cloned().unwrap_or_else(|| vec![answer.clone()]);
+    let rows = objects.iter().map(|object| {
+        let metadata = &object["metadata"];
+        let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+        json!({"cells": [metadata["name"], "5m", object["spec"]["note"]], "object": partial})
+    });
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": answer["metadata"],
+        "columnDefinitions": [
+            {"name": "Name", "type": "string", "format": "name", "priority": 0},
+            {"name": "Age", "type": "date", "priority": 0},
+            {"name": "Note", "type": "string", "priority": 1}],
+        "rows": rows.collect::<Vec<_>>()})
+}
+
 fn is_below(object: &str, list: &str) -> bool {
     let (prefix, plural) = list.rsplit_once('/').unwrap();
     let (parent, _) = object.rsplit_once('/').unwrap();
@@ -467,7 +505,13 @@ impl State {
         let mut object = object.clone();
         object["metadata"]["resourceVersion"] = self.revision.to_string().into();
         let line = format!("{}\n", json!({"type": kind, "object": object}));
-        self.changes.push(Change { revision: self.revision, path: path.to_owned(), line, object });
+        self.changes.push(Change {
+            revision: self.revision,
+            kind: kind.to_owned(),
+            path: path.to_owned(),
+            line,
+            object,
+        });
         self.changed.notify_waiters();
     }
 
@@ -578,7 +622,8 @@ impl State {
         }
         let end = start.saturating_add(number("limit").unwrap_or(usize::MAX)).min(items.len());
         let next = if end < items.len() { end.to_string() } else { String::new() };
-        let metadata = json!({"resourceVersion": self.revision.to_string(), "continue": next});
+        let metadata = json!({"resourceVersion": self.revision.to_string(), "continue": next,
+            "remainingItemCount": items.len() - end});
         (StatusCode::OK, json!({"kind": "List", "metadata": metadata, "items": items[start..end]}))
     }
 }

@@ -10,8 +10,8 @@ use super::{
     GlobalArgs, Outcome,
     client::{Client, News},
     duration,
-    get::KindWord,
     jsonpath::{JsonPath, text_of},
+    kinds::KindWord,
     print::{Console, clean_line},
     write::{self, SelectArgs, Target},
 };

@@ -8,7 +8,7 @@ use underpass_shared::resource::kind::{KindInfo, Scope};
 
 use super::{
     client::{Client, ClientError, with_query},
-    get::{KindWord, full_name, group_of},
+    kinds::{KindWord, full_name, group_of},
     print::{Console, Format, serialise},
 };
 
@@ -175,9 +175,11 @@ impl Target {
 
 /// The objects that `KIND NAME...` or `KIND/NAME...` name.
 pub(super) fn named(word: &KindWord, names: &[String], namespace: &str) -> anyhow::Result<Vec<Target>> {
-    let target = |word: &KindWord, name: String| {
-        let info = word.kind.info();
-        Target { info, api_version: info.api_versions[0], namespace: namespace.to_owned(), name }
+    let target = |word: &KindWord, name: String| Target {
+        info: word.kind.info(),
+        api_version: word.api_version,
+        namespace: namespace.to_owned(),
+        name,
     };
     let mut targets: Vec<Target> = word.name.iter().map(|name| target(word, name.clone())).collect();
     for name in names {
@@ -199,8 +201,7 @@ pub(super) async fn selected(
     select: &SelectArgs,
     namespace: &str,
 ) -> Result<Vec<(Target, Value)>, ClientError> {
-    let info = word.kind.info();
-    let api_version = info.api_versions[0];
+    let (info, api_version) = (word.kind.info(), word.api_version);
     let scope = (!select.all_namespaces).then_some(namespace);
     let path = client.path(info, api_version, scope, None);
     let selection: Vec<(&str, &str)> =

@@ -151,11 +151,22 @@ impl Client {
     /// The objects at `path` now, and then what becomes of them, for as long as somebody asks.
     #[must_use]
     pub fn follow<'a>(&'a mut self, path: &str, selection: &[(&str, &str)]) -> Follow<'a> {
+        self.follow_from(path, selection, None)
+    }
+
+    /// The same, from where a list ended that the caller has read.
+    #[must_use]
+    pub fn follow_from<'a>(
+        &'a mut self,
+        path: &str,
+        selection: &[(&str, &str)],
+        revision: Option<String>,
+    ) -> Follow<'a> {
         Follow {
             client: self,
             path: path.to_owned(),
             selection: selection.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-            revision: None,
+            revision,
             watch: None,
             failures: 0,
         }
