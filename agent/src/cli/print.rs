@@ -20,6 +20,8 @@ pub struct Console<'a> {
     pub out: &'a mut dyn Write,
     /// Everything else.
     pub err: &'a mut dyn Write,
+    /// Whether `out` is a terminal whose user likes colours.
+    pub is_coloured: bool,
 }
 
 impl Console<'_> {

@@ -169,7 +169,7 @@ impl Relay {
         let words = ["underpass", "--kubeconfig", &kubeconfig].into_iter().chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut console = Console { input: &mut input.as_bytes(), out: &mut out, err: &mut err };
+        let mut console = Console { input: &mut input.as_bytes(), out: &mut out, err: &mut err, is_coloured: false };
         let outcome = execute(cli, &mut console).await;
         Run { outcome, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
     }

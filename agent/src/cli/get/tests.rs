@@ -208,7 +208,7 @@ async fn a_reader_who_left_ends_a_watch() {
     let global = GlobalArgs { kubeconfig: Some(relay.kubeconfig()), ..GlobalArgs::default() };
     let args = ListArgs { show: ShowArgs { watch: true, ..ShowArgs::default() }, ..ListArgs::default() };
     let mut err = Vec::new();
-    let mut console = Console { input: &mut io::empty(), out: &mut Closed, err: &mut err };
+    let mut console = Console { input: &mut io::empty(), out: &mut Closed, err: &mut err, is_coloured: false };
     let error = list(&global, &KindWord::of(Kind::TunnelNode), &args, &mut console).await.unwrap_err();
     assert_eq!(error.downcast::<io::Error>().unwrap().kind(), io::ErrorKind::BrokenPipe);
 }
