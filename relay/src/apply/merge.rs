@@ -60,34 +60,40 @@ fn merge_lists(shape: Shape<'_>, live: Vec<(Step, &Value)>, applied: &[(Step, &V
     out
 }
 
-/// `value` without `fields`; `None` when it was a map or list and nothing is left of it.
-///
-/// What lies below a leaf is not looked at.
-fn without(shape: Shape<'_>, value: &Value, fields: &Fields) -> Option<Value> {
-    match shape.parts(value) {
-        Parts::Leaf => Some(value.clone()),
+/// What becomes of a map or list of which nothing is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Emptied {
+    /// It stands as null: it is still there to be owned.
+    Stands,
+    Goes,
+}
+
+/// `value` without `fields`; what lies below a leaf is not looked at.
+fn without(shape: Shape<'_>, value: &Value, fields: &Fields, emptied: Emptied) -> Option<Value> {
+    let left = match shape.parts(value) {
+        Parts::Leaf => return Some(value.clone()),
         Parts::Map(entries) => {
             let kept = entries.iter().filter_map(|(name, value)| {
                 let step = Step::Field(name.clone());
-                Some((name.clone(), part_without(shape, &step, value, fields)?))
+                Some((name.clone(), part_without(shape, &step, value, fields, emptied)?))
             });
-            let kept: Map<_, _> = kept.collect();
-            (!kept.is_empty()).then_some(Value::Object(kept))
+            Some(kept.collect::<Map<_, _>>()).filter(|kept| !kept.is_empty()).map(Value::Object)
         }
         Parts::List(items) => {
-            let kept = items.iter().filter_map(|(step, item)| part_without(shape, step, item, fields));
-            let kept: Vec<_> = kept.collect();
-            (!kept.is_empty()).then_some(Value::Array(kept))
+            // An item without its keys is none: it goes in any case.
+            let kept = items.iter().filter_map(|(step, item)| part_without(shape, step, item, fields, Emptied::Goes));
+            Some(kept.collect::<Vec<_>>()).filter(|kept| !kept.is_empty()).map(Value::Array)
         }
-    }
+    };
+    left.or((emptied == Emptied::Stands).then_some(Value::Null))
 }
 
-fn part_without(shape: Shape<'_>, step: &Step, value: &Value, fields: &Fields) -> Option<Value> {
+fn part_without(shape: Shape<'_>, step: &Step, value: &Value, fields: &Fields, emptied: Emptied) -> Option<Value> {
     if fields.has(step) {
         return None;
     }
     match fields.below(step) {
-        Some(below) => without(shape.at(step), value, below),
+        Some(below) => without(shape.at(step), value, below, emptied),
         None => Some(value.clone()),
     }
 }
@@ -100,14 +106,13 @@ pub(super) fn prune(shape: Shape<'_>, merged: &Value, last: &Fields, owned: &Fie
         return merged.clone();
     }
     let all = |value: &Value| shape.with_parents(&shape.fields(value));
-    let nothing = || Value::Object(Map::new());
+    let cut = |fields: &Fields| without(shape, merged, fields, Emptied::Stands).unwrap_or_default();
     let last = shape.with_parents(last);
     let before = all(merged);
-    let pruned = without(shape, merged, &last).unwrap_or_else(nothing);
+    let pruned = cut(&last);
     // What went, but belongs to somebody, comes back.
-    let gone = before.difference(&all(&pruned).union(&shape.with_parents(owned)));
-    let pruned = without(shape, merged, &gone).unwrap_or_else(nothing);
+    let pruned = cut(&before.difference(&all(&pruned).union(&shape.with_parents(owned))));
     // What went with an item, but was not this manager's, comes back.
     let gone = before.difference(&all(&pruned)).intersection(&last);
-    without(shape, merged, &gone).unwrap_or_else(nothing)
+    without(shape, merged, &gone, Emptied::Goes).unwrap_or_else(|| Value::Object(Map::new()))
 }

@@ -260,6 +260,17 @@ fn an_apply_that_changes_nothing_leaves_every_byte() {
 }
 
 #[test]
+fn a_map_that_is_applied_as_null_keeps_what_others_put_there() {
+    let mut live = service(json!({"type": "ClusterIP"}));
+    live["metadata"]["labels"] = json!({"app": "x"});
+    let mut nulls = service(json!({"ports": null}));
+    nulls["metadata"]["labels"] = Value::Null;
+    let once = apply(&SERVICE, Some(&live), &nulls, manager("a"), true).unwrap();
+    assert_eq!(once["metadata"]["labels"], json!({"app": "x"}));
+    assert_eq!(apply(&SERVICE, Some(&once), &nulls, later("a"), false).unwrap(), once);
+}
+
+#[test]
 fn versions_of_one_kind_share_their_fields() {
     let old = Manager { api_version: "v1beta1", ..manager("a") };
     let live = apply(&SERVICE, None, &service(json!({"type": "ClusterIP", "clusterIP": "x"})), old, false).unwrap();
