@@ -109,3 +109,7 @@ impl Schema {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+#[path = "definitions/tests.rs"]
+mod definitions_tests;

@@ -36,7 +36,7 @@ use self::unserved::{Effect, Unserved};
 pub use self::{
     conditions::keep_times,
     owners::Owners,
-    snapshot::{KINDS_READ, ProjectSnapshot},
+    snapshot::{At, KINDS_READ, ProjectSnapshot},
 };
 use crate::{
     proxy::may_dial::DialPolicy,
