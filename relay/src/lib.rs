@@ -9,9 +9,13 @@ pub mod controller;
 pub mod ports;
 
 pub mod api;
+pub mod apply;
 pub mod authority;
 pub mod enrolment;
+pub mod patch;
 pub mod store;
+
+pub mod schema;
 
 pub mod route;
 pub mod translate;

@@ -5,10 +5,19 @@
 
 mod discovery;
 mod exchange;
-mod json;
+pub mod json;
+mod list;
+mod negotiate;
+mod openapi;
+mod options;
 mod path;
+mod selector;
 mod status;
+mod synthetic;
+mod table;
 mod verbs;
+mod watch;
+pub mod yaml;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -28,17 +37,19 @@ use underpass_shared::{
     quic::tls::{PeerIdentityError, identity_of},
 };
 
-use self::exchange::{CloseAfter, Done};
+use self::exchange::CloseAfter;
 use crate::{enrolment::Enrolment, store::Store};
 
 /// How many requests are worked on at once; more are answered 429.
-const IN_FLIGHT_MAX: usize = 32;
+const IN_FLIGHT_MAX: usize = 256;
+/// How many watches are open at once; more are answered 429.
+const WATCHES_MAX: usize = 4096;
 /// How many connections may be in their TLS handshake; more wait to be accepted.
 const HANDSHAKES_MAX: usize = 64;
 /// How many connections without a client certificate are kept; more are closed.
 const ANONYMOUS_MAX: usize = 64;
 /// How many connections with one are kept; more are closed.
-const KNOWN_MAX: usize = 256;
+const KNOWN_MAX: usize = 2048;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without a client certificate lives: it is good for `/version` and `/healthz` only.
@@ -63,12 +74,26 @@ pub struct Api {
     store: Store,
     enrolment: Enrolment,
     in_flight: Semaphore,
+    watches: Arc<Semaphore>,
+    paged: list::Paged,
+    logs: verbs::Logs,
+    /// Ends the watches when the relay stops.
+    shutdown: CancellationToken,
 }
 
 impl Api {
     #[must_use]
     pub fn new(store: Store, enrolment: Enrolment) -> Self {
-        Self { store, enrolment, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
+        let (in_flight, watches) = (Semaphore::new(IN_FLIGHT_MAX), Arc::new(Semaphore::new(WATCHES_MAX)));
+        Self {
+            store,
+            enrolment,
+            in_flight,
+            watches,
+            paged: list::Paged::default(),
+            logs: verbs::Logs::default(),
+            shutdown: CancellationToken::new(),
+        }
     }
 }
 
@@ -123,6 +148,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, api: Arc<Api>,
         }
     }
     drop(listener);
+    server.api.shutdown.cancel();
     let drained = tokio::time::timeout(DRAIN, async {
         while let Some(ended) = connections.join_next().await {
             report(ended);

@@ -387,7 +387,7 @@ impl State {
         let before = self.objects.get(key).cloned();
         let undo = Undo::Object { key: key.clone(), before: before.clone(), revision: self.objects.revision() };
         self.journal.push(undo);
-        self.events.push(Arc::new(Event { revision, before, after: after.cloned() }));
+        self.events.push(Arc::new(Event::new(revision, before, after.cloned())));
         Arc::make_mut(&mut self.objects).set(key, after, revision);
     }
 }

@@ -267,7 +267,7 @@ fn what_cannot_be_deleted_stays_and_holds_up_nothing() {
     let before = world.get(&class).unwrap().body.uid.clone();
     let node = ObjectKey::cluster(&project, Kind::TunnelNode, "never");
     let absent = world.reference(&node, false);
-    world.own(&class, vec![absent.clone()]);
+    world.own(&class, vec![absent]);
     world.create(&key("child"), vec![owner], &[]);
     let keys = world.pending.take(50);
     assert_eq!(keys.len(), 2);
