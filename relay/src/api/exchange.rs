@@ -41,7 +41,6 @@ pub(super) type AnswerBody = UnsyncBoxBody<Bytes, Infallible>;
 /// One request, as far as it is understood before its body is read.
 pub(super) struct Call<'a> {
     pub(super) api: &'a Arc<Api>,
-    pub(super) user: &'a User,
     pub(super) place: &'a Place,
     pub(super) options: &'a Options,
     /// The form of the body.
@@ -201,7 +200,7 @@ async fn act(
     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let shape = negotiate::shape(headers)?;
     let call =
-        Call { api, user, place, options: &options, media: negotiate::media(headers)?, shape, user_agent: agent };
+        Call { api, place, options: &options, media: negotiate::media(headers)?, shape, user_agent: agent };
     verbs::require_project(api, place)?;
     let done = match name {
         None => on_collection(&call, parts, body).await?,

@@ -18,6 +18,7 @@ use crate::{
     apply,
     schema::{self, Problem},
     store::object::{Draft, Object, ObjectKey},
+    translate::unserved,
 };
 
 /// What only the server writes of `metadata`; what a client sends of it is dropped.
@@ -145,7 +146,7 @@ fn finish(place: &Place, current: Option<&Object>, writer: &Writer<'_>, written:
 }
 
 fn ready(key: ObjectKey, object: Value, mut warnings: Vec<String>) -> Ready {
-    warnings.extend(special::warnings(key.kind, &object));
+    warnings.extend(unserved::warnings(key.kind, &object));
     Ready { draft: Draft::of_value(key, object), warnings }
 }
 

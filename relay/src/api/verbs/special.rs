@@ -28,15 +28,6 @@ pub(super) fn fold(kind: Kind, object: &mut Value) {
     }
 }
 
-/// What is accepted and not served.
-pub(super) fn warnings(kind: Kind, object: &Value) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if kind == Kind::TunnelNode && object.pointer("/spec/egressGateway/enabled") == Some(&Value::Bool(true)) {
-        warnings.push("spec.egressGateway is stored but not served yet: agents get no way to the internet".to_owned());
-    }
-    warnings
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
