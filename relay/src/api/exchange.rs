@@ -16,7 +16,7 @@ use underpass_shared::{
 use super::{
     Api, Caller, account_token, discovery, json, list,
     negotiate::{self, Media, Shape},
-    options::Options,
+    options::{Options, truth},
     path::{self, Place, Reach, Subresource, Target},
     review,
     status::Failure,
@@ -87,6 +87,16 @@ impl Done {
         Self { code: StatusCode::OK, content: Content::Stream(body), warnings: Vec::new() }
     }
 
+    /// The name of the object that is shown.
+    fn name(&self) -> Option<&str> {
+        let Content::Value(shown) = &self.content else { return None };
+        let metadata = match shown.get("kind")?.as_str()? {
+            "Table" => shown.pointer("/rows/0/object/metadata")?,
+            _ => shown.get("metadata")?,
+        };
+        metadata.get("name")?.as_str()
+    }
+
     /// What was accepted and is not served.
     pub(super) fn warning(self, warnings: Vec<String>) -> Self {
         Self { warnings, ..self }
@@ -144,18 +154,24 @@ async fn serve(
         namespace: place.namespace.as_deref(),
         name: name.as_deref(),
     };
-    api.guard.authorize(&user, &access).map_err(|why| Failure::forbidden(why).of_kind(place.kind, name.as_deref()))?;
-    let done = act(api, &user, &place, name.as_deref(), parts, body).await;
+    let done = match api.guard.authorize(&user, &access) {
+        Ok(()) => act(api, &place, name.as_deref(), parts, body).await,
+        Err(why) => Err(Failure::forbidden(why).of_kind(place.kind, name.as_deref())),
+    };
     if !access.is_read() {
-        audit(&user, &access, parts, done.as_ref().map_or_else(|failure| failure.code, |done| done.code));
+        // What is created gives its name only now.
+        let name = done.as_ref().ok().and_then(Done::name).or(access.name);
+        let code = done.as_ref().map_or_else(|failure| failure.code, |done| done.code);
+        audit(&user, &Access { name, ..access }, parts, code);
     }
     done
 }
 
 /// What `Access` calls a method here.
 fn verb(parts: &Parts, is_item: bool) -> &'static str {
+    let query = parts.uri.query().unwrap_or_default();
     let watches =
-        || parts.uri.query().is_some_and(|query| query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1")));
+        || form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "watch" && truth(&value) == Some(true));
     match parts.method {
         Method::GET if watches() => "watch",
         Method::GET if is_item => "get",
@@ -189,7 +205,6 @@ fn audit(user: &User, access: &Access<'_>, parts: &Parts, code: StatusCode) {
 /// Does what the request asks for, which its user may ask.
 async fn act(
     api: &Arc<Api>,
-    user: &User,
     place: &Place,
     name: Option<&str>,
     parts: &Parts,
@@ -199,8 +214,7 @@ async fn act(
     let options = Options::parse(parts.uri.query().unwrap_or_default(), Some(place.kind))?;
     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let shape = negotiate::shape(headers)?;
-    let call =
-        Call { api, place, options: &options, media: negotiate::media(headers)?, shape, user_agent: agent };
+    let call = Call { api, place, options: &options, media: negotiate::media(headers)?, shape, user_agent: agent };
     verbs::require_project(api, place)?;
     let done = match name {
         None => on_collection(&call, parts, body).await?,
