@@ -145,7 +145,7 @@ async fn serve(
         name: name.as_deref(),
     };
     api.guard.authorize(&user, &access).map_err(|why| Failure::forbidden(why).of_kind(place.kind, name.as_deref()))?;
-    let done = act(api, &user, &place, name.as_deref(), parts, body).await;
+    let done = act(api, &place, name.as_deref(), parts, body).await;
     if !access.is_read() {
         audit(&user, &access, parts, done.as_ref().map_or_else(|failure| failure.code, |done| done.code));
     }
@@ -189,7 +189,6 @@ fn audit(user: &User, access: &Access<'_>, parts: &Parts, code: StatusCode) {
 /// Does what the request asks for, which its user may ask.
 async fn act(
     api: &Arc<Api>,
-    user: &User,
     place: &Place,
     name: Option<&str>,
     parts: &Parts,
@@ -199,8 +198,7 @@ async fn act(
     let options = Options::parse(parts.uri.query().unwrap_or_default(), Some(place.kind))?;
     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let shape = negotiate::shape(headers)?;
-    let call =
-        Call { api, place, options: &options, media: negotiate::media(headers)?, shape, user_agent: agent };
+    let call = Call { api, place, options: &options, media: negotiate::media(headers)?, shape, user_agent: agent };
     verbs::require_project(api, place)?;
     let done = match name {
         None => on_collection(&call, parts, body).await?,
