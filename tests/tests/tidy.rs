@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "relay/src/apply",
     "relay/src/patch",
     "relay/src/route",
+    "relay/src/schema",
     "relay/src/translate",
     "relay/src/store/state.rs",
     "shared/src/wire",
@@ -67,10 +68,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
 /// Functions that may be longer, with the most lines each may have: a ratchet, which only goes down.
-const LONGER_FUNCTIONS: &[(&str, usize)] = &[
-    // A table of manifests.
-    ("shared/src/resource/schema/tests.rs:seeds", 80),
-];
+const LONGER_FUNCTIONS: &[(&str, usize)] = &[];
 
 const DRAWERS: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc", "stuff"];
 /// Folders of the machine that somebody happened to work on.

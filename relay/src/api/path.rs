@@ -2,13 +2,13 @@
 
 use underpass_shared::{
     identity::ProjectName,
-    resource::{
-        kind::{KINDS, Kind, KindInfo, Scope},
-        schema::{dns_label, dns_subdomain},
-    },
+    resource::kind::{KINDS, Kind, KindInfo, Scope},
 };
 
-use crate::store::object::ObjectKey;
+use crate::{
+    schema::{dns_label, dns_subdomain},
+    store::object::ObjectKey,
+};
 
 /// The longest path in bytes; three names of 253 bytes and the fixed parts fit.
 const PATH_BYTES_MAX: usize = 2048;

@@ -2,16 +2,16 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use underpass_shared::resource::{
-    kind::Kind,
-    schema::{Cause, Problem},
-};
+use underpass_shared::resource::kind::Kind;
 
 use super::path::PathError;
-use crate::store::{
-    StoreError, TransactError,
-    object::{Object, ObjectKey},
-    state::WriteError,
+use crate::{
+    schema::{Cause, Problem},
+    store::{
+        StoreError, TransactError,
+        object::{Object, ObjectKey},
+        state::WriteError,
+    },
 };
 
 /// Seconds after which a client that was turned away may try again.

@@ -7,10 +7,7 @@ use serde_json::{Map, Value, json};
 use time::Duration;
 use underpass_shared::{
     identity::{NodeName, ProjectName},
-    resource::{
-        kind::Kind,
-        schema::{self, Cause, Problem},
-    },
+    resource::kind::Kind,
 };
 
 use super::{
@@ -20,6 +17,7 @@ use super::{
 };
 use crate::{
     clock,
+    schema::{self, Cause, Problem},
     store::{
         object::{Draft, Object, ObjectKey},
         state::timestamp,
@@ -127,9 +125,17 @@ struct Written {
 /// Checks a written object and takes what users may say of it; the server's own fields are dropped.
 fn read(place: &Place, name: Option<&str>, mut body: Value) -> Result<Written, Failure> {
     let info = place.kind.info();
-    schema::strip_nulls(&mut body);
-    schema::default(place.kind, &mut body);
-    let problems = schema::validate(place.kind, &body);
+    schema::quirks::normalise(place.kind, &mut body);
+    if info.has_status
+        && let Some(body) = body.as_object_mut()
+    {
+        // The server's, and written through its own subresource.
+        body.remove("status");
+    }
+    let schema = schema::of(place.kind);
+    let mut problems = schema.unknown(&body);
+    schema.default(&mut body);
+    problems.extend(schema.validate(&body, None));
     let written_name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
     if !problems.is_empty() {
         let shown = if schema::dns_subdomain(&written_name).is_ok() { written_name.as_str() } else { "" };

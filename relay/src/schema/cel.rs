@@ -11,7 +11,8 @@ use std::{
 use kube_cel::{
     KubeCelExt as _,
     cel::{
-        self, Context, Program,
+        self, Context, ExecutionError, Program,
+        extractors::This,
         objects::{Key, Map, OptionalValue},
     },
 };
@@ -33,7 +34,23 @@ const VALUES_TOTAL_MAX: usize = 2_000_000;
 /// The longest message that an expression may make, in characters; Kubernetes allows 5 KiB.
 const MESSAGE_LENGTH_MAX: usize = 1024;
 
-static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
+static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
+    let mut context = Context::default().with_all();
+    context.add_function("size", size);
+    context
+});
+
+/// The number of entries, bytes or, for texts, Unicode scalar values, of which the library would count the bytes.
+fn size(This(of): This<cel::Value>) -> Result<i64, ExecutionError> {
+    let size = match &of {
+        cel::Value::String(text) => text.chars().count(),
+        cel::Value::Bytes(bytes) => bytes.len(),
+        cel::Value::List(items) => items.len(),
+        cel::Value::Map(entries) => entries.map.len(),
+        _ => return Err(ExecutionError::NoSuchOverload),
+    };
+    Ok(i64::try_from(size).unwrap_or(i64::MAX))
+}
 
 /// A rule's expressions, parsed on first use.
 #[derive(Debug, Default)]
@@ -50,8 +67,19 @@ struct Expressions {
 impl Rule {
     /// # Errors
     /// When one of the rule's expressions does not parse, with the parser's words.
+    #[cfg(test)]
     pub(super) fn compile(&self) -> Result<(), String> {
         self.expressions().as_ref().map(|_| ()).map_err(Clone::clone)
+    }
+
+    /// The functions and operators that the rule's expressions call.
+    #[cfg(test)]
+    pub(super) fn functions(&self) -> Vec<String> {
+        let Ok(expressions) = self.expressions() else { return Vec::new() };
+        let programs = std::iter::once(&expressions.rule).chain(&expressions.message);
+        programs
+            .flat_map(|program| program.references().functions().into_iter().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
     }
 
     fn expressions(&self) -> &Result<Expressions, String> {
@@ -66,8 +94,8 @@ impl Rule {
 
 /// Runs the rules of `node` on `value`, whose structure is right.
 ///
-/// Rules that speak of `oldSelf` run only when there is an `old` value, which also must have the right structure, or
-/// when the rule makes it optional.
+/// Rules that speak of `oldSelf` run only when there is an `old` value, or when the rule makes it optional. An old value
+/// that a rule cannot compare with refuses the new one.
 pub(super) fn run(node: &Node, value: &Value, old: Option<&Value>, findings: &mut Findings) {
     if node.rules.is_empty() {
         return;
@@ -110,8 +138,12 @@ fn holds(rule: &Rule, scope: &Context<'_>, before: Option<&cel::Value>) -> Resul
         Ok(cel::Value::Bool(true)) => return Ok(()),
         Ok(cel::Value::Bool(false)) => {}
         Ok(_) => return Err(format!("the rule says neither true nor false: {}", rule.rule)),
-        // The error itself may repeat all that the user wrote.
-        Err(_) => return Err(format!("the rule cannot be evaluated: {}", rule.rule)),
+        // A fault of the rule. The error itself may repeat all that the user wrote.
+        Err(ExecutionError::UndeclaredReference(_) | ExecutionError::NoSuchOverload) => {
+            return Err(format!("the rule cannot be evaluated: {}", rule.rule));
+        }
+        // A field that the rule asks for is not there, a text is not the number it should be: the rule does not hold.
+        Err(_) => {}
     }
     let said = expressions.message.as_ref().and_then(|program| match program.execute(&inner) {
         Ok(cel::Value::String(text)) if !text.trim().is_empty() => Some(shortened(&text)),

@@ -11,7 +11,28 @@ use underpass_shared::resource::kind::{KINDS, Kind};
 use super::{Schema, node::Node};
 
 /// Every file of definitions.
-pub(super) const FILES: &[(&str, &str)] = &[("meta.yaml", include_str!("definitions/meta.yaml"))];
+pub(super) const FILES: &[(&str, &str)] = &[
+    ("apoxy-domain.yaml", include_str!("definitions/apoxy-domain.yaml")),
+    ("apoxy.yaml", include_str!("definitions/apoxy.yaml")),
+    ("core-pod.yaml", include_str!("definitions/core-pod.yaml")),
+    ("core-service.yaml", include_str!("definitions/core-service.yaml")),
+    ("core.yaml", include_str!("definitions/core.yaml")),
+    ("extensions.yaml", include_str!("definitions/extensions.yaml")),
+    ("gateway-names.yaml", include_str!("definitions/gateway-names.yaml")),
+    ("gateway.yaml", include_str!("definitions/gateway.yaml")),
+    ("grpc.yaml", include_str!("definitions/grpc.yaml")),
+    ("l4.yaml", include_str!("definitions/l4.yaml")),
+    ("listenerset.yaml", include_str!("definitions/listenerset.yaml")),
+    ("meta.yaml", include_str!("definitions/meta.yaml")),
+    ("policy-attachment.yaml", include_str!("definitions/policy-attachment.yaml")),
+    ("policy-backend.yaml", include_str!("definitions/policy-backend.yaml")),
+    ("policy-client.yaml", include_str!("definitions/policy-client.yaml")),
+    ("policy-security.yaml", include_str!("definitions/policy-security.yaml")),
+    ("policy.yaml", include_str!("definitions/policy.yaml")),
+    ("route-common.yaml", include_str!("definitions/route-common.yaml")),
+    ("route-filter.yaml", include_str!("definitions/route-filter.yaml")),
+    ("route.yaml", include_str!("definitions/route.yaml")),
+];
 
 /// The deepest nesting of a definition, its references followed: objects are parsed to 128 levels.
 const DEPTH_MAX: usize = 64;
@@ -46,7 +67,8 @@ impl Library {
                 }
             }
         }
-        let mut loader = Loader { sources: &sources, named: BTreeMap::new(), open: Vec::new(), place: Vec::new() };
+        let mut loader =
+            Loader { sources: &sources, named: BTreeMap::new(), open: Vec::new(), place: Vec::new(), in_logic: false };
         for name in sources.keys() {
             loader.definition(name)?;
         }
@@ -81,6 +103,8 @@ pub(super) struct Loader<'a> {
     open: Vec<String>,
     /// Where in the last of them.
     place: Vec<String>,
+    /// Whether that place is below `allOf`, `anyOf`, `oneOf` or `not`, where a node need not say its type.
+    pub(super) in_logic: bool,
 }
 
 pub(super) type Loaded<T> = Result<T, LoadError>;
@@ -113,9 +137,9 @@ impl Loader<'_> {
             return self.error(format!("`{name}` is part of itself"));
         }
         self.open.push(name.to_owned());
-        let outer = std::mem::take(&mut self.place);
+        let outer = (std::mem::take(&mut self.place), std::mem::take(&mut self.in_logic));
         let found = read(self)?;
-        self.place = outer;
+        (self.place, self.in_logic) = outer;
         self.open.pop();
         Ok(found)
     }
@@ -200,3 +224,6 @@ impl Loader<'_> {
         Ok(whole)
     }
 }
+
+#[cfg(test)]
+mod tests;

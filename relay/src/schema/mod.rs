@@ -5,6 +5,7 @@
 //! its [`Node`]s. Whether a reference resolves is not decided here.
 
 pub mod convert;
+pub mod crds;
 pub mod quirks;
 
 mod cel;

@@ -61,18 +61,27 @@ impl Loader<'_> {
     /// The node of `source`, whose `$ref` is resolved.
     pub(super) fn node(&mut self, source: &Value) -> Loaded<Node> {
         let fields = self.fields(source)?;
-        let Some(form) = self.typed(fields)? else { return self.error("has no `type`") };
-        self.rest(fields, form)
+        match self.typed(fields)? {
+            Some(form) => self.rest(fields, form),
+            None if self.in_logic => {
+                let form = self.form(fields, implied_type(fields, ""))?;
+                self.rest(fields, form)
+            }
+            None => self.error("has no `type`"),
+        }
     }
 
     /// A node of `allOf`, `anyOf`, `oneOf` or `not`, which may leave the type to what it is beside.
     fn branch(&mut self, source: &Value, beside: &str) -> Loaded<Arc<Node>> {
+        let outer = std::mem::replace(&mut self.in_logic, true);
         let fields = self.fields(source)?;
         let form = match self.typed(fields)? {
             Some(form) => form,
             None => self.form(fields, implied_type(fields, beside))?,
         };
-        self.rest(fields, form).map(Arc::new)
+        let node = self.rest(fields, form)?;
+        self.in_logic = outer;
+        Ok(Arc::new(node))
     }
 
     fn fields<'a>(&self, source: &'a Value) -> Loaded<&'a Fields> {
@@ -326,7 +335,7 @@ fn implied_type<'a>(fields: &Fields, beside: &'a str) -> &'a str {
     };
     // Bounds alone do not tell an integer from a number, nor a string's pattern from that of an int-or-string.
     match beside {
-        "" => ["object", "array", "number", "string"].into_iter().find(|name| says(name)).unwrap_or(""),
+        "" => ["object", "array", "string", "number"].into_iter().find(|name| says(name)).unwrap_or(""),
         beside => beside,
     }
 }

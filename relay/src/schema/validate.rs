@@ -291,3 +291,6 @@ fn form_noun(form: &Form) -> &'static str {
         Form::Anything => "anything",
     }
 }
+
+#[cfg(test)]
+mod tests;

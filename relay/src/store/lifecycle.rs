@@ -163,9 +163,10 @@ fn draft(key: ObjectKey, spec: Value) -> Draft {
 
 /// What every project has and keeps.
 fn defaults(project: &ProjectName) -> [Draft; 3] {
+    let own_namespace = json!({ "namespaces": { "from": "Same" } });
     let listeners = json!([
-        { "name": "http", "protocol": "HTTP", "port": 80 },
-        { "name": "https", "protocol": "HTTPS", "port": 443 },
+        { "name": "http", "protocol": "HTTP", "port": 80, "allowedRoutes": own_namespace },
+        { "name": "https", "protocol": "HTTPS", "port": 443, "allowedRoutes": own_namespace },
     ]);
     [
         draft(ObjectKey::cluster(project, Kind::GatewayClass, DEFAULT), json!({ "controllerName": CONTROLLER_NAME })),
