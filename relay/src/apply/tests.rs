@@ -383,6 +383,14 @@ fn the_first_apply_notes_what_was_there_before() {
 }
 
 #[test]
+fn an_entry_that_owns_nothing_is_none() {
+    let mut live = service(json!({"type": "ClusterIP"}));
+    live["metadata"]["managedFields"] =
+        json!([{"manager": "m", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1"}]);
+    assert_eq!(managers(&applied(Some(&live), "a", json!({}))), ["Update before-first-apply"]);
+}
+
+#[test]
 fn status_is_owned_apart() {
     let live = applied(None, "a", json!({"type": "ClusterIP"}));
     let status = Manager { subresource: Some("status"), ..manager("a") };
