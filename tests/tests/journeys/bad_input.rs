@@ -2,7 +2,7 @@
 
 use underpass_tests::{
     cli::Outcome,
-    manifest,
+    client, manifest,
     office::{HOST, Office, serves},
 };
 
@@ -119,7 +119,7 @@ async fn a_field_that_is_not_served_yet_is_said_in_a_condition_and_never_ignored
     .await;
     assert_eq!((&condition["status"], &condition["reason"]), (&"False".into(), &"UnsupportedValue".into()));
     assert!(condition["message"].as_str().unwrap().contains("spec.rules[0].filters"), "{condition}");
-    let answer = office.relay.http().get("broken.example.com", "/").await;
+    let answer = client::get(office.relay.addresses.http, "broken.example.com", "/").await.unwrap();
     assert_eq!(answer.status, 404, "nothing of the route is served");
 }
 
