@@ -11,6 +11,7 @@ pub mod client;
 pub mod clock;
 pub mod digest;
 pub mod eventually;
+pub mod kubectl;
 pub mod manifest;
 pub mod office;
 pub mod process;
