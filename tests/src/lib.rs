@@ -14,6 +14,7 @@ pub mod digest;
 pub mod etcd;
 pub mod eventually;
 pub mod gate;
+pub mod kubectl;
 pub mod manifest;
 pub mod office;
 pub mod process;

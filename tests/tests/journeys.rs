@@ -21,6 +21,12 @@ mod foreign_clients;
 mod identity;
 #[path = "journeys/isolation.rs"]
 mod isolation;
+#[path = "journeys/kubectl_kinds.rs"]
+mod kubectl_kinds;
+#[path = "journeys/kubectl_read.rs"]
+mod kubectl_read;
+#[path = "journeys/kubectl_write.rs"]
+mod kubectl_write;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
 #[path = "journeys/protocols.rs"]
