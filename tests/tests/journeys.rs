@@ -27,6 +27,12 @@ mod isolation;
 mod kube_client;
 #[path = "journeys/kube_runtime.rs"]
 mod kube_runtime;
+#[path = "journeys/kubectl_kinds.rs"]
+mod kubectl_kinds;
+#[path = "journeys/kubectl_read.rs"]
+mod kubectl_read;
+#[path = "journeys/kubectl_write.rs"]
+mod kubectl_write;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
 #[path = "journeys/projects.rs"]

@@ -56,8 +56,8 @@ pub(super) fn document(target: &Target, reach: &Reach, headers: &HeaderMap) -> R
         Target::Group { group, .. } => shown(self::group(reach, group)),
         Target::Resources { api_version, .. } => shown(resources(reach, api_version)),
         Target::OpenApiV2 { .. } => openapi::v2(reach, headers),
-        Target::OpenApiV3Index { .. } => shown(openapi::v3_index(reach)),
-        Target::OpenApiV3 { api_version, .. } => shown(openapi::v3(reach, api_version)),
+        Target::OpenApiV3Index { .. } => openapi::v3_index(reach, headers),
+        Target::OpenApiV3 { api_version, .. } => openapi::v3(reach, api_version, headers),
         _ => Err(Failure::not_allowed("this is no document")),
     }
 }
@@ -218,7 +218,7 @@ fn subresource_verbs(subresource: Subresource) -> &'static [&'static str] {
     }
 }
 
-fn subresource_kind(info: &'static KindInfo, subresource: Subresource) -> &'static str {
+pub(super) fn subresource_kind(info: &'static KindInfo, subresource: Subresource) -> &'static str {
     match (subresource, info.kind) {
         (Subresource::Token, Kind::TunnelNode) => "TunnelNodeToken",
         (Subresource::Token, _) => "TokenRequest",

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Incoming};
 use serde_json::Value;
@@ -54,6 +54,8 @@ pub(super) struct Done {
     code: StatusCode,
     content: Content,
     warnings: Vec<String>,
+    /// In place of those of the same name that every answer has.
+    headers: HeaderMap,
 }
 
 enum Content {
@@ -69,22 +71,32 @@ enum Content {
 
 impl Done {
     pub(super) fn shown(code: StatusCode, body: Value) -> Self {
-        Self { code, content: Content::Value(body), warnings: Vec::new() }
+        Self { code, content: Content::Value(body), warnings: Vec::new(), headers: HeaderMap::new() }
     }
 
     pub(super) fn text(text: impl Into<String>) -> Self {
-        Self { code: StatusCode::OK, content: Content::Text(text.into()), warnings: Vec::new() }
+        Self { content: Content::Text(text.into()), ..Self::shown(StatusCode::OK, Value::Null) }
     }
 
     /// Bytes as they are, of the media type `media`.
     pub(super) fn bytes(media: &'static str, bytes: impl Into<Bytes>) -> Self {
         let content = Content::Bytes { media, bytes: bytes.into() };
-        Self { code: StatusCode::OK, content, warnings: Vec::new() }
+        Self { content, ..Self::shown(StatusCode::OK, Value::Null) }
     }
 
     /// JSON values one after the other, for as long as the stream lasts.
     pub(super) fn stream(body: AnswerBody) -> Self {
-        Self { code: StatusCode::OK, content: Content::Stream(body), warnings: Vec::new() }
+        Self { content: Content::Stream(body), ..Self::shown(StatusCode::OK, Value::Null) }
+    }
+
+    /// The client has it already (RFC 9110 §15.4.5).
+    pub(super) fn not_modified(media: &'static str) -> Self {
+        Self { code: StatusCode::NOT_MODIFIED, ..Self::bytes(media, Bytes::new()) }
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
     }
 
     /// The name of the object that is shown.
@@ -405,7 +417,7 @@ fn in_shape(call: &Call<'_>, done: Done) -> Done {
     Done { content: Content::Value(content), ..done }
 }
 
-fn respond(done: Done) -> Response<AnswerBody> {
+pub(super) fn respond(done: Done) -> Response<AnswerBody> {
     let (media, body) = match done.content {
         Content::Value(value) => ("application/json", whole(value.to_string())),
         Content::Text(text) => ("text/plain; charset=utf-8", whole(text)),
@@ -413,6 +425,7 @@ fn respond(done: Done) -> Response<AnswerBody> {
         Content::Stream(body) => ("application/json", body),
     };
     let mut response = with_body(done.code, media, body);
+    response.headers_mut().extend(done.headers);
     for warning in done.warnings {
         // RFC 9111 §5.5: code, agent, quoted text.
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{}\"", warning.replace(['"', '\\'], "'"))) {

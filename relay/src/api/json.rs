@@ -1,6 +1,6 @@
 //! JSON as the API reads it: RFC 8259, one value, no field twice, at most 128 levels deep. Pure.
 
-use std::{cell::Cell, fmt};
+use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -11,31 +11,15 @@ use serde_json::{Map, Number, Value};
 /// With line and column, when it is not JSON, is nested deeper than 128 levels, or an object has a field twice.
 pub fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    // The text bounds the value.
-    let value = Strict { room: &Cell::new(usize::MAX) }.deserialize(&mut reader)?;
+    let value = Strict.deserialize(&mut reader)?;
     reader.end()?;
     Ok(value)
 }
 
 /// Builds a [`Value`], refusing what [`Value`]'s own decoder lets pass: the last of two fields of one name wins there.
-#[derive(Clone, Copy)]
-pub(super) struct Strict<'a> {
-    /// How many bytes the value may still take: each text its length, each value [`VALUE_BYTES`] more.
-    pub(super) room: &'a Cell<usize>,
-}
+pub(super) struct Strict;
 
-/// What a value is counted as, beside the text that it holds.
-const VALUE_BYTES: usize = 8;
-
-impl Strict<'_> {
-    fn spend<E: serde::de::Error>(self, text_bytes: usize) -> Result<(), E> {
-        let left = self.room.get().checked_sub(text_bytes.saturating_add(VALUE_BYTES));
-        self.room.set(left.ok_or_else(|| E::custom("the value is too large, aliases expanded"))?);
-        Ok(())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
+impl<'de> DeserializeSeed<'de> for Strict {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -43,67 +27,57 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Strict<'_> {
+impl<'de> Visitor<'de> for Strict {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
-        self.spend(0)?;
+    fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }
 
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
-        self.spend(0)?;
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
         Ok(Value::Bool(value))
     }
 
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
-        self.spend(0)?;
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
         Ok(value.into())
     }
 
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
-        self.spend(0)?;
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
         Ok(value.into())
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        self.spend(0)?;
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
     }
 
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        self.spend(value.len())?;
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(value.into())
     }
 
-    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
-        self.spend(value.len())?;
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
         Ok(value.into())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        self.spend(0)?;
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(self)? {
+        while let Some(item) = items.next_element_seed(Strict)? {
             list.push(item);
         }
         Ok(Value::Array(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        self.spend(0)?;
         let mut object = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
-            self.spend(name.len())?;
             if object.contains_key(&name) {
                 let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
                 return Err(A::Error::custom(format_args!("the field `{shown}` is there twice")));
             }
-            let value = fields.next_value_seed(self)?;
+            let value = fields.next_value_seed(Strict)?;
             object.insert(name, value);
         }
         Ok(Value::Object(object))

@@ -116,28 +116,12 @@ fn columns(kind: Kind) -> &'static [Column] {
             Column("Node", Wide, |o| text(&o["spec"]["nodeName"])),
         ],
         Kind::Lease => &[Column("Holder", Always, |o| text(&o["spec"]["holderIdentity"]))],
-        _ => columns_of_ours(kind),
+        _ => columns_of_gateways(kind),
     }
 }
 
-fn columns_of_ours(kind: Kind) -> &'static [Column] {
+fn columns_of_gateways(kind: Kind) -> &'static [Column] {
     match kind {
-        Kind::TunnelNode => &[
-            Column("Prefix", Always, |o| text(&o["status"]["prefix"])),
-            Column("Agents", Always, |o| count(&o["status"]["agents"])),
-            Column("Ready", Always, |o| condition(&o["status"]["conditions"], "Ready")),
-            Column("Addresses", Wide, |o| each(&o["status"]["addresses"], Value::clone)),
-            Column("Agent Addresses", Wide, |o| each(&o["status"]["agents"], |a| a["agentAddress"].clone())),
-        ],
-        Kind::Proxy => &[Column("Provider", Always, |o| text(&o["spec"]["provider"])), ACCEPTED_WIDE],
-        Kind::DomainZone => &[Column("Status", Always, |o| text(&o["status"]["phase"])), ACCEPTED],
-        Kind::DomainRecord => &[
-            Column("Zone", Always, |o| text(&o["spec"]["zone"])),
-            Column("FQDN", Always, |o| text(&o["spec"]["name"])),
-            Column("TTL", Always, |o| text(&o["spec"]["ttl"])),
-            Column("Status", Always, |o| text(&o["status"]["phase"])),
-            ACCEPTED_WIDE,
-        ],
         Kind::GatewayClass => &[
             Column("Controller", Always, |o| text(&o["spec"]["controllerName"])),
             ACCEPTED,
@@ -160,16 +144,6 @@ fn columns_of_ours(kind: Kind) -> &'static [Column] {
             Column("Programmed", Always, |o| condition(&o["status"]["conditions"], "Programmed")),
             Column("Gateway", Wide, |o| text(&o["spec"]["parentRef"]["name"])),
         ],
-        Kind::Backend => &[
-            Column("Endpoints", Always, |o| {
-                each(
-                    &o["spec"]["endpoints"],
-                    |e| if e["fqdn"].is_string() { e["fqdn"].clone() } else { e["ip"].clone() },
-                )
-            }),
-            Column("Protocol", Always, |o| text(&o["spec"]["protocol"])),
-            ACCEPTED_WIDE,
-        ],
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute => &[
             Column("Hostnames", Always, |o| each(&o["spec"]["hostnames"], Value::clone)),
             ACCEPTED_BY_PARENTS,
@@ -182,6 +156,38 @@ fn columns_of_ours(kind: Kind) -> &'static [Column] {
             Column("Hostname", Always, |o| text(&o["spec"]["validation"]["hostname"])),
             Column("Targets", Always, targets),
             ACCEPTED_BY_ANCESTORS,
+        ],
+        _ => columns_of_ours(kind),
+    }
+}
+
+fn columns_of_ours(kind: Kind) -> &'static [Column] {
+    match kind {
+        Kind::TunnelNode => &[
+            Column("Prefix", Always, |o| text(&o["status"]["prefix"])),
+            Column("Agents", Always, |o| count(&o["status"]["agents"])),
+            Column("Ready", Always, |o| condition(&o["status"]["conditions"], "Ready")),
+            Column("Addresses", Wide, |o| each(&o["status"]["addresses"], Value::clone)),
+            Column("Agent Addresses", Wide, |o| each(&o["status"]["agents"], |a| a["agentAddress"].clone())),
+        ],
+        Kind::Proxy => &[Column("Provider", Always, |o| text(&o["spec"]["provider"])), ACCEPTED_WIDE],
+        Kind::DomainZone => &[Column("Status", Always, |o| text(&o["status"]["phase"])), ACCEPTED],
+        Kind::DomainRecord => &[
+            Column("Zone", Always, |o| text(&o["spec"]["zone"])),
+            Column("FQDN", Always, |o| text(&o["spec"]["name"])),
+            Column("TTL", Always, |o| text(&o["spec"]["ttl"])),
+            Column("Status", Always, |o| text(&o["status"]["phase"])),
+            ACCEPTED_WIDE,
+        ],
+        Kind::Backend => &[
+            Column("Endpoints", Always, |o| {
+                each(
+                    &o["spec"]["endpoints"],
+                    |e| if e["fqdn"].is_string() { e["fqdn"].clone() } else { e["ip"].clone() },
+                )
+            }),
+            Column("Protocol", Always, |o| text(&o["spec"]["protocol"])),
+            ACCEPTED_WIDE,
         ],
         Kind::RateLimit | Kind::BackendTrafficPolicy | Kind::ClientTrafficPolicy | Kind::SecurityPolicy => {
             &[Column("Targets", Always, targets), ACCEPTED_BY_ANCESTORS]

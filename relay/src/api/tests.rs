@@ -312,7 +312,7 @@ async fn only_the_admin_may_do_anything_and_anybody_may_see_version_and_health()
 }
 
 #[tokio::test]
-async fn an_agents_certificate_is_forbidden_everything() {
+async fn an_agents_certificate_reads_its_own_node_and_nothing_else() {
     let api = served().await;
     api.post(NODES, node("office")).await;
     let token = api.post(&format!("{NODES}/office/token"), json!({})).await.body;
@@ -325,10 +325,20 @@ async fn an_agents_certificate_is_forbidden_everything() {
     let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
     let agent: Credential = (vec![certificate], PrivatePkcs8KeyDer::from(key.serialize_der()).into());
 
-    for (method, path) in [(Method::GET, NODES), (Method::POST, BACKENDS), (Method::DELETE, "/nowhere")] {
+    let own = format!("{NODES}/office");
+    let shown = api.ask(Some((agent.0.clone(), agent.1.clone_key())), request(Method::GET, &own, None)).await;
+    assert_eq!((shown.code, &shown.body["metadata"]["name"]), (StatusCode::OK, &json!("office")));
+    let token = format!("{own}/token");
+    for (method, path) in [
+        (Method::GET, NODES),
+        (Method::POST, BACKENDS),
+        (Method::DELETE, own.as_str()),
+        (Method::POST, token.as_str()),
+        (Method::GET, "/apis/core.apoxy.dev/v1alpha/tunnelnodes/other"),
+    ] {
         let answer = api.ask(Some((agent.0.clone(), agent.1.clone_key())), request(method, path, None)).await;
         assert_eq!((answer.code, &answer.body["reason"]), (StatusCode::FORBIDDEN, &json!("Forbidden")), "{path}");
-        assert!(answer.message().contains("agent a1 of node office"), "{}", answer.message());
+        assert!(answer.message().contains("system:agent:office:a1"), "{}", answer.message());
     }
 }
 

@@ -94,12 +94,14 @@ fn seconds_of(time: &str) -> Option<i64> {
 pub(super) struct Managed(pub(super) BTreeMap<Id, Entry>);
 
 impl Managed {
-    /// The managers that `object` names, or `None` when its list cannot be read.
+    /// The managers that own something of `object`, or `None` when its list cannot be read.
     pub(super) fn of(object: &Value) -> Option<Self> {
         match object.pointer("/metadata/managedFields") {
             None | Some(Value::Null) => Some(Self::default()),
             Some(Value::Array(entries)) if entries.len() <= ENTRIES_MAX => {
-                entries.iter().map(read).collect::<Option<_>>().map(Self)
+                let mut managers: BTreeMap<_, _> = entries.iter().map(read).collect::<Option<_>>()?;
+                managers.retain(|_, entry: &mut Entry| !entry.fields.is_empty());
+                Some(Self(managers))
             }
             Some(_) => None,
         }

@@ -260,8 +260,16 @@ fn an_apply_that_changes_nothing_leaves_every_byte() {
 }
 
 #[test]
+fn an_apply_that_changes_nothing_keeps_how_others_wrote_their_fields() {
+    let mut live = applied(None, "a", json!({"type": "ClusterIP"}));
+    live["metadata"]["managedFields"][0]["fieldsV1"]["x:later"] = json!({});
+    let object = apply(&SERVICE, Some(&live), &service(json!({"type": "ClusterIP"})), later("a"), false).unwrap();
+    assert_eq!(object.to_string(), live.to_string());
+}
+
+#[test]
 fn a_map_that_is_applied_as_null_keeps_what_others_put_there() {
-    let mut live = service(json!({"type": "ClusterIP"}));
+    let mut live = applied(None, "other", json!({"type": "ClusterIP"}));
     live["metadata"]["labels"] = json!({"app": "x"});
     let mut nulls = service(json!({"ports": null}));
     nulls["metadata"]["labels"] = Value::Null;
@@ -380,6 +388,14 @@ fn the_first_apply_notes_what_was_there_before() {
     let object = applied(Some(&live), "a", json!({"type": "ClusterIP"}));
     assert_eq!(managers(&object), ["Apply a", "Update before-first-apply"]);
     assert_eq!(owned(&object, "before-first-apply"), json!({"f:spec": {".": {}, "f:type": {}, "f:clusterIP": {}}}));
+}
+
+#[test]
+fn an_entry_that_owns_nothing_is_none() {
+    let mut live = service(json!({"type": "ClusterIP"}));
+    live["metadata"]["managedFields"] =
+        json!([{"manager": "m", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1"}]);
+    assert_eq!(managers(&applied(Some(&live), "a", json!({}))), ["Update before-first-apply"]);
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("policy-client.yaml", include_str!("definitions/policy-client.yaml")),
     ("policy-security.yaml", include_str!("definitions/policy-security.yaml")),
     ("policy.yaml", include_str!("definitions/policy.yaml")),
+    ("requests.yaml", include_str!("definitions/requests.yaml")),
     ("route-common.yaml", include_str!("definitions/route-common.yaml")),
     ("route-filter.yaml", include_str!("definitions/route-filter.yaml")),
     ("route.yaml", include_str!("definitions/route.yaml")),

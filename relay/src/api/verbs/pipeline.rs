@@ -85,7 +85,6 @@ pub(super) fn applied(
     current: Option<&Object>,
 ) -> Result<Ready, Failure> {
     let mut written = read(place, Some(name), writer, body)?;
-    refuse_unknown(place, name, &written)?;
     let key = place.key(name);
     let live = current.map(|current| current.to_value_as(place.api_version));
     match current {
@@ -99,8 +98,13 @@ pub(super) fn applied(
         _ => {}
     }
     let node = schema::of(place.kind).root();
-    let mut merged = apply::apply(node, live.as_ref(), &written.object, writer.manager(place), writer.force)
-        .map_err(|error| Failure::apply(&key, error))?;
+    let merged = apply::apply(node, live.as_ref(), &written.object, writer.manager(place), writer.force);
+    if !written.unknown.is_empty() {
+        // What else is wrong is said as well, as far as the rest of the configuration can be merged.
+        let problems = merged.map_or_else(|_| Vec::new(), |mut merged| check(place, &mut merged, live.as_ref()));
+        return Err(Failure::unknown_fields(place, name, &written.unknown, &problems));
+    }
+    let mut merged = merged.map_err(|error| Failure::apply(&key, error))?;
     if let Some(current) = current {
         keep_servers(&mut merged, current);
     }
@@ -154,10 +158,6 @@ fn check(place: &Place, object: &mut Value, live: Option<&Value>) -> Vec<Problem
     let schema = schema::of(place.kind);
     schema.default(object);
     schema.validate(object, live)
-}
-
-fn refuse_unknown(place: &Place, name: &str, written: &Written) -> Result<(), Failure> {
-    if written.unknown.is_empty() { Ok(()) } else { Err(Failure::unknown_fields(place, name, &written.unknown, &[])) }
 }
 
 /// Fills in what the path says, and refuses what contradicts it.
