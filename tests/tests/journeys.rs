@@ -21,6 +21,8 @@ mod foreign_clients;
 mod identity;
 #[path = "journeys/isolation.rs"]
 mod isolation;
+#[path = "journeys/kubectl_access.rs"]
+mod kubectl_access;
 #[path = "journeys/kubectl_kinds.rs"]
 mod kubectl_kinds;
 #[path = "journeys/kubectl_read.rs"]
@@ -33,5 +35,7 @@ mod packet_lane;
 mod protocols;
 #[path = "journeys/restart.rs"]
 mod restart;
+#[path = "journeys/seeds.rs"]
+mod seeds;
 #[path = "journeys/tunnel_port.rs"]
 mod tunnel_port;
