@@ -27,6 +27,8 @@ mod isolation;
 mod kube_client;
 #[path = "journeys/kube_runtime.rs"]
 mod kube_runtime;
+#[path = "journeys/kubectl_access.rs"]
+mod kubectl_access;
 #[path = "journeys/kubectl_kinds.rs"]
 mod kubectl_kinds;
 #[path = "journeys/kubectl_read.rs"]
@@ -43,6 +45,8 @@ mod protocols;
 mod python_client;
 #[path = "journeys/restart.rs"]
 mod restart;
+#[path = "journeys/seeds.rs"]
+mod seeds;
 #[path = "journeys/tunnel_port.rs"]
 mod tunnel_port;
 #[path = "journeys/watching.rs"]

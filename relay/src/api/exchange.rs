@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Incoming};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use underpass_shared::{
     identity::{Identity, ProjectName},
@@ -18,7 +18,7 @@ use super::{
     negotiate::{self, Media, Shape},
     options::{Options, truth},
     path::{self, Place, Reach, Subresource, Target},
-    review,
+    protobuf, review,
     status::Failure,
     table, verbs, watch, yaml,
 };
@@ -287,12 +287,18 @@ fn describe(api: &Api, user: &User, parts: &Parts, target: &Target) -> Result<Do
         | Target::Groups { scope }
         | Target::Group { scope, .. }
         | Target::Resources { scope, .. }
+        | Target::Events { scope }
         | Target::OpenApiV2 { scope }
         | Target::OpenApiV3Index { scope }
         | Target::OpenApiV3 { scope, .. } => scope,
         _ => return Err(Failure::not_allowed("this is no document")),
     };
     require_reach(api, user, scope)?;
+    if let Target::Events { .. } = target {
+        let metadata = json!({ "resourceVersion": api.store.snapshot().revision().to_string() });
+        let list = json!({ "kind": "EventList", "apiVersion": "v1", "metadata": metadata, "items": [] });
+        return Ok(Done::shown(StatusCode::OK, list));
+    }
     discovery::document(target, scope, &parts.headers)
 }
 
@@ -369,6 +375,9 @@ fn decode(media: Media, bytes: &[u8]) -> Result<Option<Value>, Failure> {
     let not_yaml = |error| Failure::bad_request(format!("the body is not YAML: {error}"));
     match media {
         Media::Yaml | Media::ApplyPatch => yaml::parse(bytes).map(Some).map_err(not_yaml),
+        Media::Protobuf => protobuf::decode(bytes)
+            .map(Some)
+            .map_err(|fault| Failure::bad_request(format!("the body is not of Kubernetes' protobuf form: {fault}"))),
         Media::Text => Err(Failure::unsupported_media_type("text is read as a pod's log only: send application/json")),
         Media::Json | Media::JsonPatch | Media::MergePatch | Media::StrategicMergePatch => {
             json::parse(bytes).map(Some).map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}")))

@@ -12,6 +12,7 @@ mod negotiate;
 mod openapi;
 mod options;
 mod path;
+mod protobuf;
 mod review;
 mod selector;
 mod status;

@@ -28,6 +28,8 @@ pub(super) enum Discovery {
 pub(super) enum Media {
     Json,
     Yaml,
+    /// Kubernetes' protocol buffers.
+    Protobuf,
     Text,
     /// RFC 6902.
     JsonPatch,
@@ -129,6 +131,7 @@ pub(super) fn media(headers: &HeaderMap) -> Result<Media, Failure> {
     Ok(match media.as_str() {
         "application/json" => Media::Json,
         "application/yaml" | "application/x-yaml" | "text/yaml" => Media::Yaml,
+        "application/vnd.kubernetes.protobuf" => Media::Protobuf,
         "text/plain" => Media::Text,
         "application/json-patch+json" => Media::JsonPatch,
         "application/merge-patch+json" => Media::MergePatch,

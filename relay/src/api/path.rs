@@ -42,6 +42,10 @@ pub(super) enum Target {
         scope: Reach,
         api_version: &'static str,
     },
+    /// `/api/v1/events` and those of a namespace, which kubectl looks for when it describes an object: there are none.
+    Events {
+        scope: Reach,
+    },
     /// `/openapi/v2`.
     OpenApiV2 {
         scope: Reach,
@@ -207,6 +211,7 @@ fn within(reach: &Reach, parts: &[&str]) -> Result<Target, PathError> {
         [] => Ok(Target::Root { scope: scope() }),
         ["api"] => Ok(Target::CoreVersions { scope: scope() }),
         ["api", "v1"] => Ok(Target::Resources { scope: scope(), api_version: CORE }),
+        ["api", "v1", "events"] | ["api", "v1", "namespaces", _, "events"] => Ok(Target::Events { scope: scope() }),
         ["api", "v1", rest @ ..] => resource(reach, CORE, rest),
         ["openapi", "v2"] => Ok(Target::OpenApiV2 { scope: scope() }),
         ["openapi", "v3"] => Ok(Target::OpenApiV3Index { scope: scope() }),

@@ -18,6 +18,7 @@ pub(super) use self::{
     delete::{delete, delete_collection},
     log::{Logs, read_log, write_log},
     patch::patch,
+    pipeline::is_built_in,
     token::token,
     write::{create, update},
 };

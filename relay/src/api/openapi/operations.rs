@@ -7,6 +7,7 @@ use super::{
     super::{
         discovery,
         path::{REVIEWS, Subresource},
+        verbs::is_built_in,
     },
     Breadth, CORE,
     components::{DELETE_OPTIONS, PATCH, STATUS, TOKEN_REQUEST, list_name, name},
@@ -15,7 +16,10 @@ use super::{
 
 /// The forms in which objects are written.
 const OBJECT_MEDIA: &[&str] = &["application/json", "application/yaml"];
-const PATCH_MEDIA: &[&str] = &[
+const PATCH_MEDIA: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+/// The same for Kubernetes' own kinds. kubectl sends the fourth form wherever it is described.
+const PATCH_MEDIA_BUILT_IN: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
@@ -305,7 +309,8 @@ impl Writer<'_> {
             body: self.object(),
             ..self.at(path.to_owned(), "replace", part)
         });
-        let patch = Content { media: PATCH_MEDIA, schema: Some(PATCH.to_owned()) };
+        let media = if is_built_in(self.info.kind) { PATCH_MEDIA_BUILT_IN } else { PATCH_MEDIA };
+        let patch = Content { media, schema: Some(PATCH.to_owned()) };
         self.operations.push(Operation {
             method: "patch",
             action: "patch",

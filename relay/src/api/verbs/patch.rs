@@ -56,9 +56,12 @@ impl Form {
             Media::JsonPatch => Ok(Self::Json),
             Media::MergePatch => Ok(Self::Merge),
             Media::StrategicMergePatch if is_built_in => Ok(Self::Strategic),
-            Media::StrategicMergePatch | Media::Json | Media::Yaml | Media::Text | Media::ApplyPatch => {
-                Err(unknown_format(if is_built_in { ACCEPTED_BUILT_IN } else { ACCEPTED }))
-            }
+            Media::StrategicMergePatch
+            | Media::Json
+            | Media::Yaml
+            | Media::Protobuf
+            | Media::Text
+            | Media::ApplyPatch => Err(unknown_format(if is_built_in { ACCEPTED_BUILT_IN } else { ACCEPTED })),
         }
     }
 

@@ -332,7 +332,7 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 /// Whether strategic merge patches are understood: for Kubernetes' own kinds, as upstream.
-pub(super) fn is_built_in(kind: Kind) -> bool {
+pub(in crate::api) fn is_built_in(kind: Kind) -> bool {
     let group = group_of(kind);
     !group.contains("apoxy.dev") && !matches!(group, "gateway.networking.k8s.io" | "apiextensions.k8s.io")
 }

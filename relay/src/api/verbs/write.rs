@@ -145,7 +145,7 @@ fn shown(place: &Place, current: &Object, stored: &Object, dry_run: bool) -> Don
 /// Objects are written whole as JSON or YAML.
 fn require_whole(media: Media) -> Result<(), Failure> {
     match media {
-        Media::Json | Media::Yaml => Ok(()),
+        Media::Json | Media::Yaml | Media::Protobuf => Ok(()),
         Media::Text | Media::JsonPatch | Media::MergePatch | Media::StrategicMergePatch | Media::ApplyPatch => {
             Err(unknown_format("application/json, application/yaml"))
         }
