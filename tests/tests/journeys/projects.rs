@@ -56,7 +56,7 @@ async fn objects_of_one_name_in_two_projects_are_strangers() {
     assert_eq!(api.find(&format!("/{MAPS}/same")).await, None);
     assert_eq!(api.find(&format!("/projects/lab/{MAPS}/own")).await, None);
     assert_eq!(api.names(&format!("/projects/lab/{MAPS}")).await, ["same"]);
-    assert_eq!(api.names(&format!("/projects/lab/api/v1/configmaps")).await, ["same"]);
+    assert_eq!(api.names("/projects/lab/api/v1/configmaps").await, ["same"]);
     assert_eq!(api.names(&format!("/{MAPS}")).await, [""; 0]);
     let table = Request::get(format!("/projects/lab/{MAPS}"))
         .header(header::ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io")
