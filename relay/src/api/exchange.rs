@@ -58,6 +58,14 @@ pub(super) struct Done {
     headers: HeaderMap,
 }
 
+impl Done {
+    /// The name of the object that is shown, if it is one.
+    fn name(&self) -> Option<&str> {
+        let Content::Value(value) = &self.content else { return None };
+        value.pointer("/metadata/name").and_then(Value::as_str)
+    }
+}
+
 enum Content {
     /// A JSON value; an object of the place's kind is shown in the form that the client asked for.
     Value(Value),
@@ -159,7 +167,10 @@ async fn serve(
     api.guard.authorize(&user, &access).map_err(|why| Failure::forbidden(why).of_kind(place.kind, name.as_deref()))?;
     let done = act(api, &place, name.as_deref(), parts, body).await;
     if !access.is_read() {
-        audit(&user, &access, parts, done.as_ref().map_or_else(|failure| failure.code, |done| done.code));
+        let code = done.as_ref().map_or_else(|failure| failure.code, |done| done.code);
+        // What is created is named by its body, or by us.
+        let made = done.as_ref().ok().and_then(Done::name);
+        audit(&user, &Access { name: access.name.or(made), ..access }, parts, code);
     }
     done
 }
