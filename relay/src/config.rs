@@ -42,7 +42,7 @@ pub struct Written {
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT)))]
     api_listen: SocketAddr,
 
-    /// Bearer tokens of people and programs, one a line: TOKEN,NAME,admin|editor|viewer[,PROJECT]; mode 0600
+    /// Bearer tokens of people and programs, one a line: TOKEN,NAME,admin|editor|viewer and, after a comma, the one PROJECT they are for; mode 0600
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 

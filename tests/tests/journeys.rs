@@ -3,6 +3,8 @@
 //! One module per theme; the harness is this crate's library.
 #![expect(clippy::unwrap_used, reason = "all of this is test code")]
 
+#[path = "journeys/access.rs"]
+mod access;
 #[path = "journeys/bad_input.rs"]
 mod bad_input;
 #[path = "journeys/bad_token.rs"]
@@ -21,6 +23,10 @@ mod foreign_clients;
 mod identity;
 #[path = "journeys/isolation.rs"]
 mod isolation;
+#[path = "journeys/kube_client.rs"]
+mod kube_client;
+#[path = "journeys/kube_runtime.rs"]
+mod kube_runtime;
 #[path = "journeys/kubectl_access.rs"]
 mod kubectl_access;
 #[path = "journeys/kubectl_kinds.rs"]
@@ -31,11 +37,17 @@ mod kubectl_read;
 mod kubectl_write;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
+#[path = "journeys/projects.rs"]
+mod projects;
 #[path = "journeys/protocols.rs"]
 mod protocols;
+#[path = "journeys/python_client.rs"]
+mod python_client;
 #[path = "journeys/restart.rs"]
 mod restart;
 #[path = "journeys/seeds.rs"]
 mod seeds;
 #[path = "journeys/tunnel_port.rs"]
 mod tunnel_port;
+#[path = "journeys/watching.rs"]
+mod watching;

@@ -14,7 +14,7 @@ pub(crate) const FILE_BYTES_MAX: usize = 3 << 20;
 /// The most documents of one file.
 const DOCUMENTS_MAX: usize = 1_000;
 /// How deep lists and maps may nest.
-const DEPTH_MAX: usize = 100;
+const DEPTH_MAX: usize = 64;
 /// How many parser events the aliases of one document may replay: room for templates, none for bombs.
 const ALIAS_EVENTS_MAX: usize = 10_000;
 /// How many values all documents of a file may hold, aliases expanded.

@@ -16,7 +16,7 @@ use underpass_shared::{
 use super::{
     Api, Caller, account_token, discovery, json, list,
     negotiate::{self, Media, Shape},
-    options::Options,
+    options::{Options, truth},
     path::{self, Place, Reach, Subresource, Target},
     protobuf, review,
     status::Failure,
@@ -58,14 +58,6 @@ pub(super) struct Done {
     headers: HeaderMap,
 }
 
-impl Done {
-    /// The name of the object that is shown, if it is one.
-    fn name(&self) -> Option<&str> {
-        let Content::Value(value) = &self.content else { return None };
-        value.pointer("/metadata/name").and_then(Value::as_str)
-    }
-}
-
 enum Content {
     /// A JSON value; an object of the place's kind is shown in the form that the client asked for.
     Value(Value),
@@ -105,6 +97,16 @@ impl Done {
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
+    }
+
+    /// The name of the object that is shown.
+    fn name(&self) -> Option<&str> {
+        let Content::Value(shown) = &self.content else { return None };
+        let metadata = match shown.get("kind")?.as_str()? {
+            "Table" => shown.pointer("/rows/0/object/metadata")?,
+            _ => shown.get("metadata")?,
+        };
+        metadata.get("name")?.as_str()
     }
 
     /// What was accepted and is not served.
@@ -164,21 +166,24 @@ async fn serve(
         namespace: place.namespace.as_deref(),
         name: name.as_deref(),
     };
-    api.guard.authorize(&user, &access).map_err(|why| Failure::forbidden(why).of_kind(place.kind, name.as_deref()))?;
-    let done = act(api, &place, name.as_deref(), parts, body).await;
+    let done = match api.guard.authorize(&user, &access) {
+        Ok(()) => act(api, &place, name.as_deref(), parts, body).await,
+        Err(why) => Err(Failure::forbidden(why).of_kind(place.kind, name.as_deref())),
+    };
     if !access.is_read() {
+        // What is created gives its name only now.
+        let name = done.as_ref().ok().and_then(Done::name).or(access.name);
         let code = done.as_ref().map_or_else(|failure| failure.code, |done| done.code);
-        // What is created is named by its body, or by us.
-        let made = done.as_ref().ok().and_then(Done::name);
-        audit(&user, &Access { name: access.name.or(made), ..access }, parts, code);
+        audit(&user, &Access { name, ..access }, parts, code);
     }
     done
 }
 
 /// What `Access` calls a method here.
 fn verb(parts: &Parts, is_item: bool) -> &'static str {
+    let query = parts.uri.query().unwrap_or_default();
     let watches =
-        || parts.uri.query().is_some_and(|query| query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1")));
+        || form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "watch" && truth(&value) == Some(true));
     match parts.method {
         Method::GET if watches() => "watch",
         Method::GET if is_item => "get",

@@ -188,12 +188,17 @@ fn field_manager(value: &str) -> Result<String, Failure> {
     Err(wrong("fieldManager", &format!("at most {FIELD_MANAGER_BYTES_MAX} printable bytes")))
 }
 
-fn flag(name: &str, value: &str) -> Result<bool, Failure> {
+/// As client libraries write a truth: Python's has a capital.
+pub(super) fn truth(value: &str) -> Option<bool> {
     match value {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        _ => Err(wrong(name, "true or false")),
+        "true" | "True" | "1" => Some(true),
+        "false" | "False" | "0" => Some(false),
+        _ => None,
     }
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, Failure> {
+    truth(value).ok_or_else(|| wrong(name, "true or false"))
 }
 
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, Failure> {
@@ -235,6 +240,7 @@ mod tests {
         assert_eq!(options.field_validation, FieldValidation::Warn);
         assert_eq!(options.propagation, Some(Propagation::Orphan));
         assert_eq!(parse("resourceVersion=&labelSelector=&watch="), Ok(Options::default()));
+        assert_eq!(parse("watch=True&force=False"), parse("watch=1"), "as Python's client writes it");
     }
 
     #[test]

@@ -263,7 +263,8 @@ impl Watcher {
 
     fn tell(&mut self, events: &[Arc<Event>], chunk: &mut BytesMut) {
         for event in events {
-            if chunk.len() >= CHUNK_BYTES_MAX {
+            // One transaction may have changed many objects: to stop within it would lose the rest.
+            if chunk.len() >= CHUNK_BYTES_MAX && event.revision > self.cursor {
                 return;
             }
             if let Some((kind, object)) = self.view.told(event) {

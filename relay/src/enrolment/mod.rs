@@ -148,7 +148,7 @@ impl Enrolment {
     /// made anew since the agent enrolled.
     pub async fn admit(&self, agent: &AgentIdentity) -> Result<Admission, Refusal> {
         let agent = agent.clone();
-        self.store.transact(move |state, _| admit(state, &agent)).await.map_err(of_store)
+        self.store.inspect(move |state| admit(state, &agent)).await.map_err(of_store)
     }
 }
 

@@ -33,10 +33,24 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     for (at, operation) in operations.iter().enumerate() {
         room.charge(&patched, operation)
             .map_err(|what| PatchError::TooLarge(format!("operation {at} of the patch: {what}")))?;
+        if finds_nothing(&patched, operation) {
+            continue;
+        }
         patch_unsafe(&mut patched, std::slice::from_ref(operation))
             .map_err(|error| PatchError::Inapplicable(describe(at, operation, &error)))?;
     }
     Ok(patched)
+}
+
+/// Whether `operation` is a `test` for null of a field that its object does not have. Kubernetes takes one for the other,
+/// and controllers rely on it to say "there are no finalizers yet"; by RFC 6902 §4.6 the field would have to be there.
+fn finds_nothing(object: &Value, operation: &PatchOperation) -> bool {
+    let PatchOperation::Test(test) = operation else { return false };
+    let is_absent = || {
+        let parent = test.path.parent().and_then(|parent| object.pointer(parent.as_str()));
+        parent.is_some_and(Value::is_object) && object.pointer(test.path.as_str()).is_none()
+    };
+    test.value.is_null() && is_absent()
 }
 
 fn describe(at: usize, operation: &PatchOperation, error: &json_patch::PatchError) -> String {

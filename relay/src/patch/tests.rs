@@ -23,6 +23,21 @@ fn operations_do_what_rfc_6902_says() {
 }
 
 #[test]
+fn a_test_for_null_finds_a_field_that_is_not_there_as_in_kubernetes() {
+    let object = value!({"metadata": {"name": "a"}, "list": [1]});
+    let tested = |path: &str, wanted: Value| {
+        let patch = value!([{"op": "test", "path": path, "value": wanted}, {"op": "add", "path": "/x", "value": 1}]);
+        json(&object, &patch).is_ok()
+    };
+    assert!(tested("/metadata/finalizers", value!(null)));
+    assert!(!tested("/metadata/finalizers", value!([])));
+    assert!(!tested("/metadata/name", value!(null)), "what is there is not null");
+    assert!(!tested("/spec/nothing", value!(null)), "what it would be in is not there either");
+    assert!(!tested("/list/1", value!(null)), "an item of a list is no field");
+    assert!(!tested("", value!(null)));
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_its_place() {
     let object = value!({"a": {"b": [1, 2]}});
     let check = |operation: Value, want: &str| {

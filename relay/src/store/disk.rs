@@ -91,7 +91,7 @@ pub(super) enum StepError {
 
 type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
-/// The open database. After a failed write it is closed until [`Disk::reload`] succeeds.
+/// The open database. After a failed write it is closed until `reload` succeeds.
 pub struct Disk {
     path: PathBuf,
     codec: Codec,

@@ -20,12 +20,17 @@ pub(super) trait Journal: Send {
     /// [`News`], unless it is none for certain.
     fn write(&mut self, changes: &Changes) -> Result<(), Failure>;
 
+    /// Whether the state that transactions saw, none of which changed anything, was the newest.
+    fn confirm(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Everything that `refresh` told and `write` took can be read now.
     fn published(&mut self) {}
 }
 
 /// What the writer did not do itself.
-#[expect(dead_code, reason = "only a shared store has commits of others")]
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "only a shared store has commits of others"))]
 #[derive(Debug)]
 pub(super) enum News {
     /// One commit of another relay, or records that ended with their lease.
@@ -34,8 +39,8 @@ pub(super) enum News {
     Whole(Box<State>),
 }
 
-/// Why a write had no effect.
-#[expect(dead_code, reason = "only a shared store has races")]
+/// Why a write had no effect, or a read is not known to be of the newest state.
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "only a shared store has races"))]
 #[derive(Debug)]
 pub(super) enum Failure {
     /// Another relay's commit came first: refresh, and run the transactions again.

@@ -83,7 +83,8 @@ impl Log {
         }
     }
 
-    /// At most `max` events after `revision`, oldest first; empty when there are none.
+    /// The events after `revision`, oldest first; empty when there are none. After `max` of them it ends with the last
+    /// of the same revision: who goes on from there misses none.
     ///
     /// # Errors
     /// [`Compacted`] when events after `revision` are gone.
@@ -92,7 +93,10 @@ impl Log {
             return Err(Compacted { oldest: self.since });
         }
         let first = self.events.partition_point(|event| event.revision <= revision);
-        Ok(self.events.range(first..).take(max).cloned().collect())
+        let last = first.saturating_add(max).min(self.events.len());
+        let split = last.checked_sub(1).and_then(|at| self.events.get(at)).map_or(0, |event| event.revision);
+        let end = self.events.partition_point(|event| event.revision <= split).max(first);
+        Ok(self.events.range(first..end).cloned().collect())
     }
 
     /// Forgets everything: the store is at `revision` now, and the steps to there are not known. Whoever watched from
@@ -147,6 +151,15 @@ mod tests {
         assert_eq!(revisions(&log, 6, 10), Ok(vec![7, 8]));
         assert_eq!(revisions(&log, 8, 10), Ok(vec![]));
         assert_eq!(revisions(&log, 3, 10), Err(Compacted { oldest: 4 }));
+    }
+
+    #[test]
+    fn changes_of_one_revision_are_told_together() {
+        let mut log = Log::starting_at(0);
+        log.append([event(1, 0), event(2, 0), event(2, 0), event(2, 0), event(3, 0)]);
+        assert_eq!(revisions(&log, 0, 2), Ok(vec![1, 2, 2, 2]));
+        assert_eq!(revisions(&log, 2, 2), Ok(vec![3]));
+        assert_eq!(revisions(&log, 3, 2), Ok(vec![]));
     }
 
     #[test]

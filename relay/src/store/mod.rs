@@ -5,6 +5,8 @@
 
 pub mod codec;
 pub mod disk;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod journal;
 pub mod lifecycle;
 pub mod log;
@@ -47,6 +49,34 @@ struct Inner {
     thread: Option<JoinHandle<()>>,
     #[expect(dead_code, reason = "backups are sealed by it")]
     codec: Codec,
+    #[cfg(feature = "etcd")]
+    reader: Option<etcd::Reader>,
+}
+
+/// What [`Store::start`] joins.
+struct Parts {
+    journal: Box<dyn Journal>,
+    state: State,
+    codec: Codec,
+    orders: mpsc::Sender<Order>,
+    inbox: mpsc::Receiver<Order>,
+    #[cfg(feature = "etcd")]
+    reader: Option<etcd::Reader>,
+}
+
+impl Parts {
+    fn embedded(journal: Box<dyn Journal>, state: State, codec: Codec) -> Self {
+        let (orders, inbox) = mpsc::channel(QUEUE_MAX);
+        Self {
+            journal,
+            state,
+            codec,
+            orders,
+            inbox,
+            #[cfg(feature = "etcd")]
+            reader: None,
+        }
+    }
 }
 
 /// Why a transaction had no effect.
@@ -74,18 +104,38 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         let (disk, state) = Disk::open(directory)?;
         let codec = disk.codec().clone();
-        Self::start(Box::new(disk), state, codec, mpsc::channel(QUEUE_MAX))
+        Self::start(Parts::embedded(Box::new(disk), state, codec))
     }
 
-    fn start(
-        journal: Box<dyn Journal>,
-        state: State,
-        codec: Codec,
-        (orders, inbox): (mpsc::Sender<Order>, mpsc::Receiver<Order>),
-    ) -> Result<Self, OpenError> {
-        let published = Arc::new(Published::new(&state));
-        let thread = writer::spawn(journal, state, inbox, published.clone())?;
-        let store = Self { inner: Arc::new(Inner { published, orders: Some(orders), thread: Some(thread), codec }) };
+    /// Opens the store in etcd, makes it on first start, and sees to it that project `default` is there.
+    ///
+    /// Blocks on the network.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    #[cfg(feature = "etcd")]
+    pub fn open_etcd(settings: &etcd::Settings) -> Result<Self, OpenError> {
+        let (orders, inbox) = mpsc::channel(QUEUE_MAX);
+        // On a thread of its own, because the caller's may be one that runs tasks.
+        let opened = std::thread::scope(|scope| {
+            scope.spawn(|| etcd::open(settings, orders.downgrade())).join().expect("opening does not panic")
+        });
+        let etcd::Opened { journal, state, codec, reader } = opened?;
+        Self::start(Parts { journal: Box::new(journal), state, codec, orders, inbox, reader: Some(reader) })
+    }
+
+    fn start(parts: Parts) -> Result<Self, OpenError> {
+        let published = Arc::new(Published::new(&parts.state));
+        let thread = writer::spawn(parts.journal, parts.state, parts.inbox, published.clone())?;
+        let inner = Inner {
+            published,
+            orders: Some(parts.orders),
+            thread: Some(thread),
+            codec: parts.codec,
+            #[cfg(feature = "etcd")]
+            reader: parts.reader,
+        };
+        let store = Self { inner: Arc::new(inner) };
         store.bootstrap()?;
         Ok(store)
     }
@@ -95,7 +145,8 @@ impl Store {
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
         let made = |state: &mut State, fresh: &mut Fresh| lifecycle::bootstrap(state, fresh);
         let orders = self.inner.orders.as_ref();
-        let job: Box<dyn Job> = Box::new(Transaction { transaction: made, result: None, answer });
+        let job: Box<dyn Job> =
+            Box::new(Transaction { transaction: made, purpose: Purpose::Write, result: None, answer });
         let sent = orders.is_some_and(|orders| orders.try_send(Order::Run(job)).is_ok());
         let outcome = if sent { answered.recv().ok() } else { None };
         outcome.unwrap_or(Err(TransactError::Stopped)).map_err(|error| OpenError::Bootstrap(error.to_string()))
@@ -123,12 +174,18 @@ impl Store {
     ///
     /// # Errors
     /// When that cannot be known, because etcd does not answer; the embedded store always knows.
-    #[expect(clippy::unused_async, reason = "only a store that is shared has to wait")]
+    #[cfg_attr(not(feature = "etcd"), expect(clippy::unused_async, reason = "only a shared store has to wait"))]
     pub async fn fresh(&self) -> Result<Arc<Objects>, Unavailable> {
+        #[cfg(feature = "etcd")]
+        if let Some(reader) = &self.inner.reader {
+            reader.wait().await?;
+        }
         Ok(self.snapshot())
     }
 
     /// The records that live as long as a relay, of all relays; wakes when any of them comes, changes or goes.
+    ///
+    /// Whoever wrote one and sees it gone writes it again: this relay may have been away for longer than its lease.
     #[must_use]
     pub fn leased(&self) -> watch::Receiver<Leased> {
         self.inner.published.leased.subscribe()
@@ -187,7 +244,7 @@ impl Store {
     ///
     /// # Errors
     /// [`TransactError::Refused`] with the transaction's own error; [`TransactError::Unavailable`] when it changed
-    /// something and the disk takes no writes.
+    /// something and the disk takes no writes, or etcd does not answer.
     pub async fn transact<T, E>(
         &self,
         transaction: impl Fn(&mut State, &mut Fresh) -> Result<T, E> + Send + 'static,
@@ -196,17 +253,54 @@ impl Store {
         T: Send + 'static,
         E: Send + 'static,
     {
+        self.run(transaction, Purpose::Write).await
+    }
+
+    /// Reads the state in one piece, as of now; while etcd is away, as it was last. What `read` then refuses is
+    /// [`TransactError::Unavailable`] instead, because newer may be elsewhere.
+    ///
+    /// Waits while 256 others are queued.
+    ///
+    /// # Errors
+    /// [`TransactError::Refused`] with the error of `read`.
+    pub async fn inspect<T, E>(
+        &self,
+        read: impl Fn(&State) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, TransactError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        self.run(move |state, _| read(state), Purpose::Read).await
+    }
+
+    async fn run<T, E>(
+        &self,
+        transaction: impl Fn(&mut State, &mut Fresh) -> Result<T, E> + Send + 'static,
+        purpose: Purpose,
+    ) -> Result<T, TransactError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        let job: Box<dyn Job> = Box::new(Transaction { transaction, result: None, answer });
+        let job: Box<dyn Job> = Box::new(Transaction { transaction, purpose, result: None, answer });
         let orders = self.inner.orders.as_ref().ok_or(TransactError::Stopped)?;
         orders.send(Order::Run(job)).await.map_err(|_| TransactError::Stopped)?;
         answered.await.unwrap_or(Err(TransactError::Stopped))
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Read,
+    Write,
+}
+
 /// A transaction that waits for its turn, its commit, and its caller.
 struct Transaction<F, T, E, A> {
     transaction: F,
+    purpose: Purpose,
     result: Option<Result<T, E>>,
     answer: A,
 }
@@ -243,6 +337,10 @@ where
         }
         state.end(mark);
         self.result = Some(result);
+    }
+
+    fn is_read(&self) -> bool {
+        self.purpose == Purpose::Read && matches!(self.result, Some(Ok(_)))
     }
 
     fn answer(self: Box<Self>, outcome: Result<(), Unavailable>) {

@@ -118,13 +118,26 @@ impl Sealer {
     }
 }
 
-/// Writes a new key so that the file, once it has its name, is whole and durable.
+/// Writes a new key so that the file, once it has its name, is whole and durable. Of several who do so at once the
+/// first makes the key of all.
 fn create(path: &Path) -> io::Result<()> {
-    let mut key = [0; KEY_BYTES];
-    rand::fill(&mut key).map_err(|_| io::Error::other("the system has no randomness"))?;
-    let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    write_private(path, format!("{text}\n").as_bytes())?;
+    let (mut key, mut own) = ([0; KEY_BYTES], [0; 8]);
+    for bytes in [&mut key[..], &mut own[..]] {
+        rand::fill(bytes).map_err(|_| io::Error::other("the system has no randomness"))?;
+    }
+    let staging = path.with_extension(format!("{}.new", hex(&own)));
+    write_private(&staging, format!("{}\n", hex(&key)).as_bytes())?;
+    let named = fs::hard_link(&staging, path);
+    fs::remove_file(&staging)?;
+    match named {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes `path` with mode 0600, whole or not at all, durable.

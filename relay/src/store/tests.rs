@@ -81,7 +81,7 @@ async fn a_full_disk_refuses_writes_serves_reads_and_heals() {
     let fault = faults::Fault::default();
     let (disk, state) = faults::open(directory.path(), &fault).unwrap();
     let codec = disk.codec().clone();
-    let store = Store::start(Box::new(disk), state, codec, mpsc::channel(QUEUE_MAX)).unwrap();
+    let store = Store::start(Parts::embedded(Box::new(disk), state, codec)).unwrap();
     store.create(draft("a", 1)).await.unwrap();
     let before = store.snapshot();
 

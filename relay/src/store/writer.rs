@@ -32,12 +32,14 @@ const RACES_MAX: usize = 100;
 pub(super) trait Job: Send {
     /// Runs it against the state; its changes are there afterwards, or none are.
     fn run(&mut self, state: &mut State, fresh: &mut Fresh);
+    /// Whether it only read and found what it wanted, which may be told even when newer may be elsewhere.
+    fn is_read(&self) -> bool;
     /// Tells its caller, once its fate is known.
     fn answer(self: Box<Self>, outcome: Result<(), Unavailable>);
 }
 
 /// What wakes the writer.
-#[expect(dead_code, reason = "only a shared store has news")]
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "only a shared store has news"))]
 pub(super) enum Order {
     Run(Box<dyn Job>),
     /// The journal has news.
@@ -130,7 +132,7 @@ impl Writer {
         loop {
             let broken = self.refresh();
             let batch = self.run_batch(&mut jobs, broken.as_ref());
-            match self.commit() {
+            match self.commit(batch.is_empty()) {
                 Err(Failure::Raced) if races < RACES_MAX => {
                     races += 1;
                     batch.into_iter().rev().for_each(|job| jobs.push_front(job));
@@ -141,7 +143,10 @@ impl Writer {
                         Failure::Raced => Unavailable::Away("other relays write without a pause".into()),
                         Failure::Unavailable(unavailable) => unavailable,
                     });
-                    batch.into_iter().for_each(|job| job.answer(outcome.clone()));
+                    for job in batch {
+                        let outcome = if job.is_read() { Ok(()) } else { outcome.clone() };
+                        job.answer(outcome);
+                    }
                 }
             }
             if jobs.is_empty() {
@@ -194,9 +199,10 @@ impl Writer {
         broken
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    /// Makes what the batch did durable, or makes sure that what it saw was the newest.
+    fn commit(&mut self, is_empty: bool) -> Result<(), Failure> {
         if self.state.is_committed() {
-            return Ok(());
+            return if is_empty { Ok(()) } else { self.journal.confirm() };
         }
         let changes = self.state.changes();
         if let Err(failure) = self.journal.write(&changes) {
