@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(of("application/json; charset=utf-8"), Some(Media::Json));
         assert_eq!(of("application/apply-patch+yaml"), Some(Media::ApplyPatch));
         assert_eq!(of("application/merge-patch+json"), Some(Media::MergePatch));
-        assert_eq!(of("application/vnd.kubernetes.protobuf"), None);
+        assert_eq!(of("application/vnd.kubernetes.protobuf"), Some(Media::Protobuf));
         assert_eq!(media(&HeaderMap::new()), Ok(Media::Json));
     }
 

@@ -1,6 +1,7 @@
 //! Who kubectl is at a relay, what it may do there, and that a project is a world of its own.
 
 use underpass_tests::{
+    eventually::eventually,
     kubectl::{Kubectl, Version},
     manifest,
     relay::Relay,
@@ -22,6 +23,13 @@ async fn asks_what_it_may_do(_: &Relay, kubectl: &Kubectl) {
 
 async fn is_held_to_its_role(relay: &Relay, kubectl: &Kubectl) {
     kubectl.apply(&manifest::backend("api", "office", "")).await;
+    eventually("the audit line of what was created", async || {
+        let log = relay.process.log();
+        let words = ["audit", "verb=\"create\"", "kind=\"Backend\"", "name=\"api\"", "code=201"];
+        let is_told = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        if is_told { Ok(()) } else { Err(log) }
+    })
+    .await;
     let file = kubectl.file("bob.kubeconfig", "");
     std::fs::remove_file(&file).unwrap();
     let access = ["access", "create", "bob", "--role", "viewer", "--kubeconfig-out", &file];

@@ -97,6 +97,19 @@ fn every_kind_has_a_schema_and_says_which_queries_its_writes_take() {
 
 /// The paths by which `kubectl explain` finds the kind of a resource's name, and those of every verb.
 #[test]
+fn patches_are_offered_in_the_forms_that_are_taken() {
+    for (api_version, path, takes_strategic) in [
+        ("v1", "/api/v1/namespaces/{namespace}/configmaps/{name}", true),
+        ("core.apoxy.dev/v1alpha2", "/apis/core.apoxy.dev/v1alpha2/namespaces/{namespace}/backends/{name}", false),
+    ] {
+        let patch = &v3_of(api_version)["paths"][path]["patch"];
+        let forms = patch["requestBody"]["content"].as_object().unwrap();
+        assert!(forms.contains_key("application/merge-patch+json"), "{path}: {forms:?}");
+        assert_eq!(forms.contains_key("application/strategic-merge-patch+json"), takes_strategic, "{path}");
+    }
+}
+
+#[test]
 fn every_verb_that_discovery_tells_of_is_an_operation() {
     for (api_version, document) in all_v3() {
         let root = if api_version == CORE { "/api/v1".to_owned() } else { format!("/apis/{api_version}") };
