@@ -6,7 +6,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -91,6 +92,28 @@ impl Api {
         let items = list["items"].as_array().unwrap_or_else(|| panic!("GET {path} gives a list: {list}"));
         let name = |item: &Value| item["metadata"]["name"].as_str().expect("an object has a name").to_owned();
         items.iter().map(name).collect()
+    }
+
+    /// A connection that speaks HTTP/2, for load; it lives as long as one of the clones of what is given back.
+    ///
+    /// # Errors
+    /// When the relay does not take the connection.
+    pub async fn http2(&self) -> anyhow::Result<http2::SendRequest<Full<Bytes>>> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let tls = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {
