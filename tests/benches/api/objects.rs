@@ -16,7 +16,6 @@ use crate::{
     figures::{median, short},
     relay,
     side::{Listed, Place, Side},
-    writes::mebibytes,
 };
 
 const WRITERS: usize = 256;
@@ -83,7 +82,6 @@ async fn of_relay(objects: usize) -> Column {
 }
 
 fn remember(column: &mut Column, [empty, full]: [u64; 2]) {
-    eprintln!("memory: {} MiB empty, {} MiB filled", mebibytes(empty), mebibytes(full));
     column.push(("memory when empty, MiB".to_owned(), in_mebibytes(empty)));
     column.push(("memory when filled, MiB".to_owned(), in_mebibytes(full)));
 }

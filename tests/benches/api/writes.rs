@@ -39,10 +39,10 @@ pub(crate) async fn measure(effort: Effort) {
     println!("\nDurable writes of ConfigMaps of {} bytes, {CONNECTIONS} connections", object(&place, 0).len());
     println!("(medians of {} pairs of {} s; latency in microseconds)\n", effort.pairs, effort.seconds);
     println!(
-        "| {:21} | {:>8} | {:>8} | {:>6} | {:>17} | {:>17} |",
+        "| {:21} | {:>8} | {:>8} | {:>6} | {:>21} | {:>21} |",
         "work", "etcd /s", "relay /s", "ratio", "p50 etcd / relay", "p99 etcd / relay"
     );
-    println!("|{0:-<23}|{0:->10}|{0:->10}|{0:->8}|{0:->19}|{0:->19}|", "");
+    println!("|{0:-<23}|{0:->10}|{0:->10}|{0:->8}|{0:->23}|{0:->23}|", "");
     for verb in [Verb::Create, Verb::Update] {
         for writers in WRITERS {
             compare(&etcds, &relays, (verb, writers), effort).await;
@@ -86,7 +86,7 @@ async fn compare(etcds: &[etcd::Client], relays: &[relay::Client], work: (Verb, 
     let (verb, writers) = work;
     let name = format!("{verb:?}, {writers} writer{}", if writers == 1 { "" } else { "s" });
     let (etcd, relay, ratio) = (short(etcd), short(relay), median(ratios));
-    println!("| {name:21} | {etcd:>8} | {relay:>8} | {ratio:>6.2} | {p50:>17} | {p99:>17} |");
+    println!("| {name:21} | {etcd:>8} | {relay:>8} | {ratio:>6.2} | {p50:>21} | {p99:>21} |");
 }
 
 /// Keeps all writers busy for `time`; a write under way at the end is finished and counted.
