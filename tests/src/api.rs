@@ -7,8 +7,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -165,6 +165,28 @@ impl Api {
             anyhow::Ok(Response::from_parts(head, value))
         };
         within(PATIENCE, &what, asking).await
+    }
+
+    /// A connection that speaks HTTP/2, for load; it lives as long as one of the clones of what is given back.
+    ///
+    /// # Errors
+    /// When the relay does not take the connection.
+    pub async fn http2(&self) -> anyhow::Result<http2::SendRequest<Full<Bytes>>> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let tls = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {

@@ -59,7 +59,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("h3::", &["shared/src/quic", "agent/src/link", "relay/src/tunnel", "relay/src/listener"]),
     ("smoltcp", &["shared/src/netstack"]),
     ("redb", &["relay/src/store"]),
-    ("etcd_client", &["relay/src/store/etcd", "tests/src/etcd.rs"]),
+    ("etcd_client", &["relay/src/store/etcd", "tests/src/etcd.rs", "tests/benches/api/etcd.rs"]),
     // The netstack lives by tokio's clock, which its tests move by hand.
     ("Instant::now", &["agent/src/clock.rs", "relay/src/clock.rs", "tests/src/clock.rs", "shared/src/netstack"]),
     ("unsafe {", &[]),
