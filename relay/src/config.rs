@@ -42,6 +42,10 @@ pub struct Written {
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT)))]
     api_listen: SocketAddr,
 
+    /// Bearer tokens of people and programs, one a line: TOKEN,NAME,admin|editor|viewer[,PROJECT]; mode 0600
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
     /// Address that Gateways listen on; may be repeated [default: every address]
     #[arg(long, value_name = "IP")]
     gateway_address: Vec<IpAddr>,
@@ -83,6 +87,7 @@ pub struct Config {
     /// Empty: taken from the bound address.
     pub tunnel_addresses: Vec<String>,
     pub api_listen: SocketAddr,
+    pub token_file: Option<PathBuf>,
     pub gateway: GatewayConfig,
     pub tunnel_domains: Vec<String>,
     pub workers: usize,
@@ -138,6 +143,7 @@ impl Written {
             tunnel_listen: self.tunnel_listen.unwrap_or((Ipv6Addr::UNSPECIFIED, TUNNEL_PORT).into()),
             tunnel_addresses: self.tunnel_address,
             api_listen: self.api_listen,
+            token_file: self.token_file,
             gateway: GatewayConfig { addresses: self.gateway_address, port_map, allowed_backends: self.allow_backend },
             tunnel_domains,
             workers,

@@ -15,7 +15,6 @@ use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 use underpass_shared::{
     identity::{ProjectName, RelayId},
     resource::{
@@ -172,13 +171,14 @@ impl Controller {
                 conditions.push(ready(&wanted.name, agents, object.body.generation));
             }
             let current = object.body.status.as_ref();
-            status.keep_times(current.and_then(|current| stored(key.kind, current)).as_ref(), &now);
+            status.keep_times(current.and_then(|current| stored(&status, current)).as_ref(), &now);
             let status = match status {
                 Status::TunnelNode(conditions) => self.node_status(object, &wanted.project, conditions, &connected),
                 Status::GatewayClass(status) => json(&status),
                 Status::Gateway(status) => json(&status),
                 Status::HttpRoute(status) => json(&status),
                 Status::Backend(status) => json(&status),
+                Status::Other(_, status) => status,
             };
             if object.body.status.as_ref() != Some(&status) {
                 writes.push(self.store.replace_status(key, status, Some(object.body.revision)));
@@ -250,43 +250,27 @@ fn ready(node: &str, agents: usize, generation: i64) -> Condition {
 
 /// A project's resources as `translate` takes them.
 fn typed(objects: &Objects) -> BTreeMap<ProjectName, ProjectSnapshot> {
-    objects
-        .projects()
-        .map(|project| {
-            let snapshot = ProjectSnapshot {
-                gateway_classes: of_kind(objects, &project, Kind::GatewayClass),
-                gateways: of_kind(objects, &project, Kind::Gateway),
-                routes: of_kind(objects, &project, Kind::HttpRoute),
-                backends: of_kind(objects, &project, Kind::Backend),
-                nodes: of_kind(objects, &project, Kind::TunnelNode),
-            };
-            (project, snapshot)
-        })
-        .collect()
+    let of_kind = |project: &ProjectName, kind: Kind| -> Vec<(Kind, Value)> {
+        objects.of(Some(project), kind).map(|object| (kind, object.to_value())).collect()
+    };
+    let read = |project: &ProjectName| {
+        ProjectSnapshot::read(translate::KINDS_READ.iter().flat_map(|&kind| of_kind(project, kind)))
+    };
+    objects.projects().map(|project| (project.clone(), read(&project))).collect()
 }
 
-fn of_kind<T: DeserializeOwned>(objects: &Objects, project: &ProjectName, kind: Kind) -> Vec<T> {
-    let typed = objects.of(Some(project), kind).filter_map(|object| {
-        object
-            .typed()
-            .inspect_err(|error| warn!(name = %object.key.name, %error, "a stored object is not understood"))
-            .ok()
-    });
-    typed.collect()
-}
-
-/// A stored status, as far as it is ours.
-fn stored(kind: Kind, status: &Value) -> Option<Status> {
+/// A stored status in the form of the wanted one, as far as it is ours.
+fn stored(wanted: &Status, status: &Value) -> Option<Status> {
     fn read<T: DeserializeOwned>(status: &Value) -> Option<T> {
         serde_json::from_value(status.clone()).ok()
     }
-    match kind {
-        Kind::GatewayClass => read(status).map(Status::GatewayClass),
-        Kind::Gateway => read(status).map(Status::Gateway),
-        Kind::HttpRoute => read(status).map(Status::HttpRoute),
-        Kind::Backend => read(status).map(Status::Backend),
-        Kind::TunnelNode => read::<TunnelNodeStatus>(status).map(|status| Status::TunnelNode(status.conditions)),
-        _ => None,
+    match wanted {
+        Status::GatewayClass(_) => read(status).map(Status::GatewayClass),
+        Status::Gateway(_) => read(status).map(Status::Gateway),
+        Status::HttpRoute(_) => read(status).map(Status::HttpRoute),
+        Status::Backend(_) => read(status).map(Status::Backend),
+        Status::TunnelNode(_) => read::<TunnelNodeStatus>(status).map(|status| Status::TunnelNode(status.conditions)),
+        Status::Other(kind, _) => Some(Status::Other(*kind, status.clone())),
     }
 }
 

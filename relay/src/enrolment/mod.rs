@@ -227,7 +227,11 @@ fn admit(state: &State, agent: &AgentIdentity) -> Result<Admission, Refusal> {
 
 /// Forgets tokens that expired long ago, and refuses one more when there are too many still.
 fn make_room(state: &mut State, now: OffsetDateTime) -> Result<(), WriteError> {
-    let tokens: Vec<RecordKey> = state.record_keys(RecordKey::FIRST_TOKEN).cloned().collect();
+    let tokens: Vec<RecordKey> = state
+        .record_keys(RecordKey::FIRST_TOKEN)
+        .take_while(|key| matches!(key, RecordKey::Token(_)))
+        .cloned()
+        .collect();
     let mut kept = 0;
     for key in tokens {
         let expires = state.record::<TokenRecord>(&key)?.map_or(0, |token| token.expires);

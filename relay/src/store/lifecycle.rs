@@ -307,9 +307,10 @@ fn parse<T: std::str::FromStr<Err = underpass_shared::identity::NameError>>(name
 
 /// What every project has and keeps.
 fn defaults(project: &ProjectName) -> [Draft; 4] {
+    let own_namespace = json!({ "namespaces": { "from": "Same" } });
     let listeners = json!([
-        { "name": "http", "protocol": "HTTP", "port": 80 },
-        { "name": "https", "protocol": "HTTPS", "port": 443 },
+        { "name": "http", "protocol": "HTTP", "port": 80, "allowedRoutes": own_namespace },
+        { "name": "https", "protocol": "HTTPS", "port": 443, "allowedRoutes": own_namespace },
     ]);
     let class = json!({ "controllerName": CONTROLLER_NAME });
     [

@@ -1,6 +1,11 @@
 //! What happened lately, for watches: every change once, in the order of revisions. Pure.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
 
 use super::object::{Object, ObjectKey};
 
@@ -16,9 +21,16 @@ pub struct Event {
     pub revision: u64,
     pub before: Option<Arc<Object>>,
     pub after: Option<Arc<Object>>,
+    /// The newer side as JSON in its stored form, once a watcher has made it: the others send the same bytes.
+    pub shown: OnceLock<Bytes>,
 }
 
 impl Event {
+    #[must_use]
+    pub fn new(revision: u64, before: Option<Arc<Object>>, after: Option<Arc<Object>>) -> Self {
+        Self { revision, before, after, shown: OnceLock::new() }
+    }
+
     /// The key of what changed.
     ///
     /// # Panics
@@ -119,7 +131,7 @@ mod tests {
             content,
             status: None,
         };
-        Arc::new(Event { revision, before: None, after: Some(Arc::new(Object::new(Arc::new(key), body))) })
+        Arc::new(Event::new(revision, None, Some(Arc::new(Object::new(Arc::new(key), body)))))
     }
 
     fn revisions(log: &Log, after: u64, max: usize) -> Result<Vec<u64>, Compacted> {

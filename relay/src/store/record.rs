@@ -9,6 +9,8 @@ use underpass_shared::identity::{AgentId, AgentIdentity, NodeName, ProjectName, 
 /// What a private record is about. Values are JSON, sealed at rest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
+    /// What signs ServiceAccounts' bearer tokens.
+    TokenKey,
     /// The deployment's CA: certificate and key.
     Authority,
     /// The global id of a project's /48 and the next node number to try.
@@ -109,7 +111,9 @@ impl RecordKey {
     pub fn is_leased(&self) -> bool {
         match self {
             Self::Leader | Self::Relay(_) | Self::Session(..) => true,
-            Self::Authority | Self::Project(_) | Self::Node(..) | Self::Agent(..) | Self::Token(_) => false,
+            Self::TokenKey | Self::Authority | Self::Project(_) | Self::Node(..) | Self::Agent(..) | Self::Token(_) => {
+                false
+            }
         }
     }
 
@@ -138,6 +142,7 @@ impl RecordKey {
             ["agent", project, node, agent] => {
                 Some(Self::Agent(project.parse().ok()?, node.parse().ok()?, agent.parse().ok()?))
             }
+            ["token-key"] => Some(Self::TokenKey),
             ["token", digest] => Some(Self::Token((*digest).to_owned())),
             ["leader"] => Some(Self::Leader),
             ["relay", relay] => Some(Self::Relay(relay.parse().ok()?)),
@@ -158,6 +163,7 @@ impl fmt::Display for RecordKey {
             Self::Node(project, node) => write!(f, "node/{project}/{node}"),
             Self::Agent(project, node, agent) => write!(f, "agent/{project}/{node}/{agent}"),
             Self::Token(digest) => write!(f, "token/{digest}"),
+            Self::TokenKey => f.write_str("token-key"),
             Self::Leader => f.write_str("leader"),
             Self::Relay(relay) => write!(f, "relay/{relay}"),
             Self::Session(AgentIdentity { project, node, agent }, relay) => {
@@ -180,6 +186,7 @@ mod tests {
             RecordKey::Node(project.clone(), node.clone()),
             RecordKey::Agent(project.clone(), node.clone(), "a".parse().unwrap()),
             RecordKey::Token("00ff".to_owned()),
+            RecordKey::TokenKey,
             RecordKey::Leader,
             RecordKey::Relay("r".parse().unwrap()),
             RecordKey::Session(AgentIdentity { project, node, agent: "a".parse().unwrap() }, "r".parse().unwrap()),

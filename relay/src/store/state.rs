@@ -415,7 +415,7 @@ impl State {
                 continue;
             }
             Arc::make_mut(&mut self.objects).set(&key, after.as_ref(), revision);
-            events.push(Arc::new(Event { revision, before, after }));
+            events.push(Arc::new(Event::new(revision, before, after)));
         }
         if let Some(revision) = foreign.revision.filter(|revision| *revision > self.objects.revision()) {
             Arc::make_mut(&mut self.objects).advance(revision);
@@ -464,7 +464,7 @@ impl State {
         let before = self.objects.get(key).cloned();
         let undo = Undo::Object { key: key.clone(), before: before.clone(), revision: self.objects.revision() };
         self.journal.push(undo);
-        self.events.push(Arc::new(Event { revision, before, after: after.cloned() }));
+        self.events.push(Arc::new(Event::new(revision, before, after.cloned())));
         Arc::make_mut(&mut self.objects).set(key, after, revision);
     }
 }

@@ -1,5 +1,3 @@
-use underpass_shared::resource::schema;
-
 use super::*;
 
 fn fresh() -> Fresh {
@@ -42,8 +40,10 @@ fn the_defaults_obey_the_schema_and_are_fully_defaulted() {
     for object in started().objects().iter() {
         let manifest = object.to_value();
         let mut defaulted = manifest.clone();
-        schema::default(object.key.kind, &mut defaulted);
-        assert_eq!(schema::validate(object.key.kind, &manifest), []);
+        let schema = crate::schema::of(object.key.kind);
+        schema.default(&mut defaulted);
+        assert_eq!(schema.validate(&manifest, None), []);
+        assert_eq!(schema.unknown(&manifest), []);
         assert_eq!(defaulted, manifest);
     }
 }
