@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::unix::fs::DirBuilderExt as _,
     sync::Arc,
     time::Duration,
 };
@@ -24,14 +25,16 @@ use crate::{
     access::{Guard, static_tokens::StaticTokens, token::Signer},
     api::{self, Api},
     authority::{self, Authority},
-    clock, collector,
-    config::Config,
+    clock,
+    cluster::{self, Presence},
+    collector,
+    config::{Config, StoreConfig},
     controller::{Controller, Parts},
     enrolment::Enrolment,
     listener::{self, Gateway},
     ports::Ports,
     proxy::{Routing, may_dial::DialPolicy},
-    store::Store,
+    store::{Store, seal::KEY_FILE},
     translate::Settings,
     tunnel::{Acceptor, TunnelPort, Tunnels},
     worker::Workers,
@@ -56,6 +59,25 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         relay.run(&workers, stop).await;
         anyhow::Ok(())
     })
+}
+
+/// Opens the store that the configuration names.
+fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let key_file = config.store_key_file.clone().unwrap_or_else(|| config.data_dir.join(KEY_FILE));
+    match &config.store {
+        StoreConfig::Embedded => Ok(Store::open_with_key(&config.data_dir, &key_file)?),
+        #[cfg(feature = "etcd")]
+        StoreConfig::Etcd(config_of_etcd) => {
+            // The administrator's kubeconfig goes there.
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&config.data_dir)
+                .with_context(|| format!("the data directory {} cannot be made", config.data_dir.display()))?;
+            let settings = cluster::etcd_settings(config_of_etcd, key_file)?;
+            Ok(Store::open_etcd(&settings)?)
+        }
+    }
 }
 
 fn stop_on_signal() -> io::Result<CancellationToken> {
@@ -84,9 +106,9 @@ struct Relay {
 impl Relay {
     async fn build(config: Config, workers: &Workers) -> anyhow::Result<Self> {
         let now = clock::now();
-        let store = Store::open(&config.data_dir)?;
+        let store = open_store(&config)?;
         let authority = Authority::load_or_create(&store, now).await?;
-        let relay = relay_id();
+        let relay = config.relay_name.clone().unwrap_or_else(relay_id);
 
         let names: Vec<String> = config.tunnel_addresses.iter().filter_map(|address| host_of(address)).collect();
         let certified = authority.relay_certificate(&relay, &names, now)?;
@@ -135,8 +157,7 @@ impl Relay {
                 dial_policy,
                 ..Settings::default()
             },
-            relay,
-            addresses,
+            presence: Presence::new(store.clone(), relay, addresses),
         });
         Ok(Self {
             port,

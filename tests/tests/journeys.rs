@@ -3,12 +3,16 @@
 //! One module per theme; the harness is this crate's library.
 #![expect(clippy::unwrap_used, reason = "all of this is test code")]
 
+#[path = "journeys/backup.rs"]
+mod backup;
 #[path = "journeys/bad_input.rs"]
 mod bad_input;
 #[path = "journeys/bad_token.rs"]
 mod bad_token;
 #[path = "journeys/bodies.rs"]
 mod bodies;
+#[path = "journeys/cluster.rs"]
+mod cluster;
 #[path = "journeys/crowd.rs"]
 mod crowd;
 #[path = "journeys/durability.rs"]
