@@ -5,7 +5,6 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    os::unix::fs::DirBuilderExt as _,
     sync::Arc,
     time::Duration,
 };
@@ -28,13 +27,13 @@ use crate::{
     clock,
     cluster::{self, Presence},
     collector,
-    config::{Config, StoreConfig},
+    config::Config,
     controller::{Controller, Parts},
     enrolment::Enrolment,
     listener::{self, Gateway},
     ports::Ports,
     proxy::{Routing, may_dial::DialPolicy},
-    store::{Store, seal::KEY_FILE},
+    store::Store,
     translate::Settings,
     tunnel::{Acceptor, TunnelPort, Tunnels},
     worker::Workers,
@@ -59,25 +58,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         relay.run(&workers, stop).await;
         anyhow::Ok(())
     })
-}
-
-/// Opens the store that the configuration names.
-fn open_store(config: &Config) -> anyhow::Result<Store> {
-    let key_file = config.store_key_file.clone().unwrap_or_else(|| config.data_dir.join(KEY_FILE));
-    match &config.store {
-        StoreConfig::Embedded => Ok(Store::open_with_key(&config.data_dir, &key_file)?),
-        #[cfg(feature = "etcd")]
-        StoreConfig::Etcd(config_of_etcd) => {
-            // The administrator's kubeconfig goes there.
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&config.data_dir)
-                .with_context(|| format!("the data directory {} cannot be made", config.data_dir.display()))?;
-            let settings = cluster::etcd_settings(config_of_etcd, key_file)?;
-            Ok(Store::open_etcd(&settings)?)
-        }
-    }
 }
 
 fn stop_on_signal() -> io::Result<CancellationToken> {
@@ -106,7 +86,7 @@ struct Relay {
 impl Relay {
     async fn build(config: Config, workers: &Workers) -> anyhow::Result<Self> {
         let now = clock::now();
-        let store = open_store(&config)?;
+        let store = cluster::open_store(&config)?;
         let authority = Authority::load_or_create(&store, now).await?;
         let relay = config.relay_name.clone().unwrap_or_else(relay_id);
 

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 #[cfg(feature = "etcd")]
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::DirBuilderExt as _, path::PathBuf};
 
 #[cfg(feature = "etcd")]
 use anyhow::Context as _;
@@ -19,9 +19,11 @@ use crate::{
     store::etcd::{Settings, Tls},
 };
 use crate::{
+    config::{Config, StoreConfig},
     store::{
         Store,
         record::{LeaderRecord, Leased, RecordKey, RelayRecord, SessionRecord},
+        seal::KEY_FILE,
         state::WriteError,
     },
     tunnel::Connected,
@@ -130,12 +132,31 @@ pub fn addresses(own: &[String], leased: &Leased) -> Vec<String> {
     all
 }
 
-/// The files that `config` names, read.
+/// Opens the store that `config` names.
+///
+/// Blocks on the disk, or on the network.
 ///
 /// # Errors
-/// A file that cannot be read, by name.
+/// What keeps it from being opened, and what to do about it.
+pub fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let key_file = config.store_key_file.clone().unwrap_or_else(|| config.data_dir.join(KEY_FILE));
+    match &config.store {
+        StoreConfig::Embedded => Ok(Store::open_with_key(&config.data_dir, &key_file)?),
+        #[cfg(feature = "etcd")]
+        StoreConfig::Etcd(etcd) => {
+            // The administrator's kubeconfig goes there, and the key unless it is elsewhere.
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data_dir);
+            made.with_context(|| format!("the data directory {} cannot be made", config.data_dir.display()))?;
+            Ok(Store::open_etcd(&settings(etcd, key_file)?)?)
+        }
+        #[cfg(not(feature = "etcd"))]
+        StoreConfig::Etcd(_) => anyhow::bail!("this program was built without etcd"),
+    }
+}
+
+/// `config` with the files that it names, read.
 #[cfg(feature = "etcd")]
-pub fn etcd_settings(config: &EtcdConfig, key_file: PathBuf) -> anyhow::Result<Settings> {
+fn settings(config: &EtcdConfig, key_file: PathBuf) -> anyhow::Result<Settings> {
     let read = |path: &PathBuf| fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
     let tls = match &config.tls {
         None => None,

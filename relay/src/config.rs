@@ -178,7 +178,7 @@ pub struct Config {
 pub enum StoreConfig {
     /// In the data directory, for this relay alone.
     Embedded,
-    #[cfg(feature = "etcd")]
+    /// Shared with other relays.
     Etcd(EtcdConfig),
 }
 
@@ -281,15 +281,10 @@ impl Written {
             );
             return StoreConfig::Embedded;
         }
-        let of_etcd = self.etcd(problems);
-        #[cfg(feature = "etcd")]
-        return StoreConfig::Etcd(of_etcd);
-        #[cfg(not(feature = "etcd"))]
-        {
-            problems
-                .push(format!("--etcd-endpoint {}: this program was built without etcd", of_etcd.endpoints.join(",")));
-            StoreConfig::Embedded
+        if cfg!(not(feature = "etcd")) {
+            problems.push("--etcd-endpoint: this program was built without etcd".to_owned());
         }
+        StoreConfig::Etcd(self.etcd(problems))
     }
 
     fn etcd(&self, problems: &mut Vec<String>) -> EtcdConfig {
@@ -428,6 +423,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "etcd")]
     fn etcd_is_named_whole_or_not_at_all() {
         assert_eq!(resolve(&[]).unwrap().store, StoreConfig::Embedded);
         let args = ["--etcd-endpoint=https://a:2379,https://b:2379/", "--etcd-ca=ca", "--etcd-cert=c", "--etcd-key=k"];
