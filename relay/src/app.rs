@@ -24,7 +24,9 @@ use crate::{
     access::{Guard, static_tokens::StaticTokens, token::Signer},
     api::{self, Api},
     authority::{self, Authority},
-    clock, collector,
+    clock,
+    cluster::{self, Presence},
+    collector,
     config::Config,
     controller::{Controller, Parts},
     enrolment::Enrolment,
@@ -84,9 +86,9 @@ struct Relay {
 impl Relay {
     async fn build(config: Config, workers: &Workers) -> anyhow::Result<Self> {
         let now = clock::now();
-        let store = Store::open(&config.data_dir)?;
+        let store = cluster::open_store(&config)?;
         let authority = Authority::load_or_create(&store, now).await?;
-        let relay = relay_id();
+        let relay = config.relay_name.clone().unwrap_or_else(relay_id);
 
         let names: Vec<String> = config.tunnel_addresses.iter().filter_map(|address| host_of(address)).collect();
         let certified = authority.relay_certificate(&relay, &names, now)?;
@@ -135,8 +137,7 @@ impl Relay {
                 dial_policy,
                 ..Settings::default()
             },
-            relay,
-            addresses,
+            presence: Presence::new(store.clone(), relay, addresses),
         });
         Ok(Self {
             port,

@@ -5,12 +5,16 @@
 
 #[path = "journeys/access.rs"]
 mod access;
+#[path = "journeys/backup.rs"]
+mod backup;
 #[path = "journeys/bad_input.rs"]
 mod bad_input;
 #[path = "journeys/bad_token.rs"]
 mod bad_token;
 #[path = "journeys/bodies.rs"]
 mod bodies;
+#[path = "journeys/cluster.rs"]
+mod cluster;
 #[path = "journeys/crowd.rs"]
 mod crowd;
 #[path = "journeys/durability.rs"]

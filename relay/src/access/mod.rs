@@ -161,6 +161,12 @@ impl Guard {
         if allowed { Ok(()) } else { Err(refusal(user, access)) }
     }
 
+    /// Whether `user` administrates the whole deployment.
+    #[must_use]
+    pub fn owns(&self, user: &User) -> bool {
+        user.grant == Grant::Deployment(Role::Admin)
+    }
+
     /// Whether `user` may see that the project is there: its documents, and answers about itself.
     #[must_use]
     pub fn reaches(&self, user: &User, project: &ProjectName) -> bool {

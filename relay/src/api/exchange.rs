@@ -14,7 +14,7 @@ use underpass_shared::{
 };
 
 use super::{
-    Api, Caller, account_token, discovery, json, list,
+    Api, Caller, account_token, backup, discovery, json, list,
     negotiate::{self, Media, Shape},
     options::{Options, truth},
     path::{self, Place, Reach, Subresource, Target},
@@ -152,6 +152,10 @@ async fn serve(
     let (place, name) = match target? {
         Target::Collection(place) => (place, None),
         Target::Item(place, name) => (place, Some(name)),
+        Target::Backup => {
+            only_get(parts)?;
+            return backup::answer(api, &user).await;
+        }
         Target::Review { scope, review } => {
             let body = read_review(api, &user, &scope, parts, body).await?;
             return review::answer(&api.guard, &user, &scope, review, &body);

@@ -46,10 +46,12 @@ pub(super) async fn get(call: &Call<'_>, name: &str) -> Result<Done, Failure> {
     Ok(Done::shown(StatusCode::OK, object.to_value_as(call.place.api_version)))
 }
 
-/// The objects as of now, or as of the revision that the caller wants at least.
+/// The objects as of now, or as of the revision that the caller wants at least. While etcd is away, as they were last.
 pub(super) async fn current(api: &Api, options: &Options) -> Result<Arc<Objects>, Failure> {
-    let Some(wanted) = options.resource_version.filter(|wanted| *wanted > 0) else {
-        return Ok(api.store.snapshot());
+    let wanted = match options.resource_version {
+        None => return Ok(api.store.fresh().await.unwrap_or_else(|_| api.store.snapshot())),
+        Some(0) => return Ok(api.store.snapshot()),
+        Some(wanted) => wanted,
     };
     let mut changes = api.store.changes();
     let caught_up = tokio::time::timeout(CATCH_UP, changes.wait_for(|revision| *revision >= wanted)).await;

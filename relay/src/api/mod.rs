@@ -4,6 +4,7 @@
 //! the controller wakes (journey C).
 
 mod account_token;
+mod backup;
 mod discovery;
 mod exchange;
 pub mod json;

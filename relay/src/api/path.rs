@@ -20,6 +20,8 @@ const PATH_BYTES_MAX: usize = 2048;
 pub(super) enum Target {
     Version,
     Health,
+    /// `/backup`: everything, for the deployment's administrators.
+    Backup,
     /// `/`: the paths that lead on.
     Root {
         scope: Reach,
@@ -207,6 +209,7 @@ fn within(reach: &Reach, parts: &[&str]) -> Result<Target, PathError> {
     let scope = || reach.clone();
     match parts {
         ["version"] => Ok(Target::Version),
+        ["backup"] if matches!(reach, Reach::Deployment) => Ok(Target::Backup),
         ["healthz" | "livez" | "readyz"] => Ok(Target::Health),
         [] => Ok(Target::Root { scope: scope() }),
         ["api"] => Ok(Target::CoreVersions { scope: scope() }),

@@ -16,6 +16,7 @@ use underpass_shared::{
 
 use crate::{
     authority::Authority,
+    cluster,
     store::{
         Store, StoreError, TransactError, lifecycle,
         object::ObjectKey,
@@ -58,7 +59,7 @@ struct TokenRecord {
 }
 
 impl Enrolment {
-    /// `relays` are the `host:port` that agents dial, best first.
+    /// `relays` are the `host:port` of this relay that agents dial, best first; those of other relays follow them.
     #[must_use]
     pub fn new(store: Store, authority: Authority, relays: Vec<String>) -> Self {
         Self { store, issuer: Issuer { authority, relays: relays.into() } }
@@ -94,7 +95,7 @@ impl Enrolment {
         Ok(EnrolmentToken {
             project: project.clone(),
             node: node.clone(),
-            relays: self.issuer.relays.to_vec(),
+            relays: cluster::addresses(&self.issuer.relays, &self.store.leased().borrow()),
             ca: self.issuer.authority.fingerprint(),
             secret,
         })
@@ -115,7 +116,7 @@ impl Enrolment {
             spend(state, &key, &request, now)?;
             let agent = identity(&request);
             lifecycle::number_agent(state, &agent).map_err(|error| of_write(&error))?;
-            issuer.issue(&agent, &request.csr, now)
+            issuer.issue(&agent, &request.csr, cluster::addresses(&issuer.relays, state.leased()), now)
         });
         redeemed.await.map_err(of_store)
     }
@@ -138,7 +139,8 @@ impl Enrolment {
             return Err(refusal(RefusalReason::WrongNode, message));
         }
         self.admit(agent).await?;
-        self.issuer.issue(agent, &request.csr, now)
+        let relays = cluster::addresses(&self.issuer.relays, &self.store.leased().borrow());
+        self.issuer.issue(agent, &request.csr, relays, now)
     }
 
     /// The agent's place in the overlay, if its node is there and knows it.
@@ -153,7 +155,13 @@ impl Enrolment {
 }
 
 impl Issuer {
-    fn issue(&self, agent: &AgentIdentity, csr: &str, now: OffsetDateTime) -> Result<Issued, Refusal> {
+    fn issue(
+        &self,
+        agent: &AgentIdentity,
+        csr: &str,
+        relays: Vec<String>,
+        now: OffsetDateTime,
+    ) -> Result<Issued, Refusal> {
         let certificate = self
             .authority
             .issue_agent(agent, csr, now)
@@ -161,7 +169,7 @@ impl Issuer {
         Ok(Issued {
             certificate: certificate.pem,
             ca: self.authority.ca_pem().to_owned(),
-            relays: self.relays.to_vec(),
+            relays,
             not_before: certificate.not_before.unix_timestamp(),
             not_after: certificate.not_after.unix_timestamp(),
         })

@@ -18,7 +18,7 @@ use super::{
     migrate::{self, FORMAT},
     object::Object,
     record::Leased,
-    seal::{KEY_FILE, KeyError, Sealer},
+    seal::{KeyError, Sealer},
     state::{Changes, State},
 };
 use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -112,7 +112,7 @@ impl Disk {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(directory: &Path) -> Result<(Self, State), OpenError> {
+    pub fn open(directory: &Path, key_file: &Path) -> Result<(Self, State), OpenError> {
         let fail = |source| OpenError::Directory { path: directory.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
         let path = directory.join(STORE_FILE);
@@ -120,16 +120,17 @@ impl Disk {
             let path = path.clone();
             Box::new(move || redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path))
         };
-        let opened = Self::open_with(directory, path.clone(), opener)?;
+        let opened = Self::open_with(directory, key_file, opener)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(fail)?;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(fail)?;
         Ok(opened)
     }
 
-    fn open_with(directory: &Path, path: PathBuf, open: Opener) -> Result<(Self, State), OpenError> {
+    fn open_with(directory: &Path, key_file: &Path, open: Opener) -> Result<(Self, State), OpenError> {
+        let path = directory.join(STORE_FILE);
         let mut database = open().map_err(|error| refuse(directory, error))?;
         let fresh = is_fresh(&database).map_err(OpenError::Database)?;
-        let codec = Codec::new(Sealer::load(&directory.join(KEY_FILE), fresh)?);
+        let codec = Codec::new(Sealer::load(key_file, fresh)?);
         if !fresh && is_sparse(&database, &path) {
             // What fails here fails again where it matters, and is told there.
             let _ = database.compact();
@@ -141,7 +142,7 @@ impl Disk {
                 other => OpenError::Bootstrap(other.to_string()),
             })?;
         }
-        disk.migrate()?;
+        disk.migrate(key_file)?;
         let state = disk.load()?;
         Ok((disk, state))
     }
@@ -202,7 +203,7 @@ impl Disk {
     }
 
     /// Brings an older store to this format; a store of another deployment or a newer program is refused untouched.
-    fn migrate(&mut self) -> Result<(), OpenError> {
+    fn migrate(&mut self, key_file: &Path) -> Result<(), OpenError> {
         let database = self.database.as_ref().ok_or(OpenError::Database(redb::Error::DatabaseClosed))?;
         let (format, proof) = {
             let transaction = database.begin_read().map_err(storage)?;
@@ -217,7 +218,7 @@ impl Disk {
         let from = format.filter(|format| *format <= FORMAT).ok_or_else(|| unknown(format))?;
         let proof = proof.ok_or_else(|| self.damaged("no proof of the key"))?;
         if !self.codec.proves(&proof) {
-            return Err(KeyError::Foreign(self.path.with_file_name(KEY_FILE)).into());
+            return Err(KeyError::Foreign(key_file.to_owned()).into());
         }
         if from == FORMAT {
             return Ok(());
@@ -348,6 +349,8 @@ fn is_fresh(database: &Database) -> Result<bool, redb::Error> {
         Err(error) => Err(error.into()),
     }
 }
+
+pub(super) mod raw;
 
 #[cfg(test)]
 pub(super) mod faults;

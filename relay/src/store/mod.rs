@@ -3,6 +3,7 @@
 //! Reads are of an immutable view and never wait; writes run one after the other on the store's thread, in
 //! transactions that are committed in groups. Journey C crosses here from `api` to `controller`.
 
+pub mod backup;
 pub mod codec;
 pub mod disk;
 #[cfg(feature = "etcd")]
@@ -47,7 +48,6 @@ struct Inner {
     /// `None` only while dropping.
     orders: Option<mpsc::Sender<Order>>,
     thread: Option<JoinHandle<()>>,
-    #[expect(dead_code, reason = "backups are sealed by it")]
     codec: Codec,
     #[cfg(feature = "etcd")]
     reader: Option<etcd::Reader>,
@@ -102,7 +102,15 @@ impl Store {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
-        let (disk, state) = Disk::open(directory)?;
+        Self::open_with_key(directory, &directory.join(seal::KEY_FILE))
+    }
+
+    /// The same, with the key elsewhere.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_with_key(directory: &Path, key_file: &Path) -> Result<Self, OpenError> {
+        let (disk, state) = Disk::open(directory, key_file)?;
         let codec = disk.codec().clone();
         Self::start(Parts::embedded(Box::new(disk), state, codec))
     }
@@ -272,6 +280,15 @@ impl Store {
         E: Send + 'static,
     {
         self.run(move |state, _| read(state), Purpose::Read).await
+    }
+
+    /// Everything as it is now, to be written out (see [`backup`]).
+    ///
+    /// # Errors
+    /// Only when the store has stopped.
+    pub async fn backup(&self) -> Result<backup::Snapshot, TransactError<std::convert::Infallible>> {
+        let codec = self.inner.codec.clone();
+        self.inspect(move |state| Ok(backup::Snapshot::of(state, &codec))).await
     }
 
     async fn run<T, E>(

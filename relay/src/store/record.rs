@@ -86,6 +86,15 @@ impl Leased {
         self.get(&RecordKey::Leader).map(|record: LeaderRecord| record.relay)
     }
 
+    pub fn keys(&self) -> impl Iterator<Item = &RecordKey> {
+        self.0.keys()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(records: impl IntoIterator<Item = (RecordKey, Vec<u8>)>) -> Self {
+        Self(records.into_iter().collect())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RecordKey, &Vec<u8>)> {
         self.0.iter()
     }

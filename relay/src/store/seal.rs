@@ -61,24 +61,31 @@ impl Sealer {
     /// # Errors
     /// See [`KeyError`].
     pub fn load(path: &Path, may_create: bool) -> Result<Self, KeyError> {
-        let path = path.to_owned();
-        let fail = |source| KeyError::Io { path: path.clone(), source };
-        match fs::metadata(&path) {
-            Ok(metadata) => {
-                let mode = metadata.permissions().mode() & 0o7777;
-                if mode & 0o077 != 0 {
-                    return Err(KeyError::Exposed { path, mode });
-                }
-            }
+        match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && may_create => {
-                create(&path).map_err(fail)?;
+                create(path).map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(KeyError::Missing(path)),
-            Err(error) => return Err(fail(error)),
+            _ => {}
         }
-        let text = fs::read_to_string(&path).map_err(fail)?;
-        let key = parse(text.trim()).ok_or(KeyError::Damaged(path))?;
+        let text = Self::read_text(path)?;
+        let key = parse(&text).ok_or_else(|| KeyError::Damaged(path.to_owned()))?;
         Ok(Self::new(&key))
+    }
+
+    /// What is in the key file `path`, which nobody else may read.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn read_text(path: &Path) -> Result<String, KeyError> {
+        let fail = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
+            _ => KeyError::Io { path: path.to_owned(), source },
+        };
+        let mode = fs::metadata(path).map_err(fail)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Exposed { path: path.to_owned(), mode });
+        }
+        Ok(fs::read_to_string(path).map_err(fail)?.trim().to_owned())
     }
 
     pub(super) fn new(key: &[u8; KEY_BYTES]) -> Self {

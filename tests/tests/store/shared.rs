@@ -7,13 +7,17 @@ use underpass_relay::store::{
     Store, TransactError, Unavailable,
     disk::OpenError,
     etcd::Settings,
+    lifecycle,
     log::Compacted,
-    object::Draft,
+    object::{Draft, ObjectKey},
     record::{LeaderRecord, Leased, RecordKey, RelayRecord},
     seal::KeyError,
-    state::{State, WriteError},
+    state::{Fresh, State, WriteError},
 };
-use underpass_shared::resource::kind::Kind;
+use underpass_shared::{
+    identity::{AgentIdentity, ProjectName},
+    resource::kind::Kind,
+};
 use underpass_tests::{
     etcd::Etcd,
     eventually::{PATIENCE, eventually, within},
@@ -56,7 +60,7 @@ async fn heals(store: &Store, name: &str) {
     .await;
 }
 
-fn lead(relay: &str) -> impl Fn(&mut State, &mut underpass_relay::store::state::Fresh) -> Result<(), WriteError> {
+fn lead(relay: &str) -> impl Fn(&mut State, &mut Fresh) -> Result<(), WriteError> {
     let record = LeaderRecord { relay: relay.parse().unwrap() };
     move |state, _| state.put_record(RecordKey::Leader, &record)
 }
@@ -168,7 +172,7 @@ async fn all_relays_must_share_the_key_and_nothing_secret_is_in_etcd() {
     let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let store = open(settings(&etcd, own.path())).await;
     for (kind, word) in [(Kind::Secret, "c2VhbGVk-whole"), (Kind::ConfigMap, "plain-as-written")] {
-        let key = underpass_relay::store::object::ObjectKey { kind, ..key("a") };
+        let key = ObjectKey { kind, ..key("a") };
         store.create(Draft::of_value(key, json!({ "data": { "word": word } }))).await.unwrap();
     }
     let authority = json!({ "key": "BEGIN PRIVATE KEY" });
@@ -211,10 +215,10 @@ async fn a_transaction_that_etcd_does_not_take_is_refused_by_name_and_harms_nobo
     let folder = tempfile::tempdir().unwrap();
     let store = open(settings(&etcd, folder.path())).await;
     let before = store.snapshot();
-    let many = |state: &mut State, fresh: &mut underpass_relay::store::state::Fresh| {
+    let many = |state: &mut State, fresh: &mut Fresh| {
         (0..200).try_for_each(|at| state.create(draft(&format!("many-{at}"), 1), fresh).map(drop))
     };
-    let large = |state: &mut State, fresh: &mut underpass_relay::store::state::Fresh| {
+    let large = |state: &mut State, fresh: &mut Fresh| {
         let data = json!({ "data": { "x": "x".repeat(3 << 20) } });
         state.create(Draft::of_value(key("large"), data), fresh).map(drop)
     };
@@ -232,6 +236,36 @@ async fn a_transaction_that_etcd_does_not_take_is_refused_by_name_and_harms_nobo
     store.transact(many).await.unwrap();
     store.transact(large).await.unwrap();
     close(vec![store]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_more_agents_than_one_transaction_may_name_can_be_deleted() {
+    let pair = Pair::open().await;
+    let project = ProjectName::default();
+    let node = ObjectKey::cluster(&project, Kind::TunnelNode, "big");
+    pair.one.create(Draft::of_spec(node.clone(), json!({}))).await.unwrap();
+    for some in 0..4 {
+        let enrol = move |state: &mut State, _: &mut Fresh| {
+            (0..50).try_for_each(|at| {
+                let (node, agent) = ("big".parse().unwrap(), format!("agent-{some}-{at}").parse().unwrap());
+                let agent = AgentIdentity { project: ProjectName::default(), node, agent };
+                lifecycle::number_agent(state, &agent).map(drop)
+            })
+        };
+        pair.one.transact(enrol).await.unwrap();
+    }
+    let agents = |state: &State| {
+        Ok::<_, WriteError>(state.records().keys().filter(|key| matches!(key, RecordKey::Agent(..))).count())
+    };
+    assert_eq!(pair.two.inspect(agents).await.unwrap(), 200);
+    pair.one.delete(node, None).await.unwrap();
+    for store in [&pair.one, &pair.two] {
+        assert_eq!(store.inspect(agents).await.unwrap(), 0);
+    }
+    let again = open(settings(&pair.etcd, pair.folder.path())).await;
+    assert_eq!(again.inspect(agents).await.unwrap(), 0, "nor does etcd hold them");
+    close(vec![again]).await;
+    pair.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use crate::store::{
     Store,
     object::{Draft, ObjectKey},
     record::RecordKey,
-    seal,
+    seal::{self, KEY_FILE},
 };
 
 /// A store as format 1 left it: the `default` project and a Backend in a namespace that is no object yet.

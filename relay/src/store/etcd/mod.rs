@@ -19,14 +19,15 @@ mod load;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, Identity, KvClient, LeaseClient, PutOptions,
-    TlsOptions, Txn, TxnOp, TxnOpResponse,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, Identity, KvClient, LeaseClient,
+    PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
 use tokio::{
     runtime::{Builder, Runtime},
     sync::{mpsc, watch},
     time::timeout,
 };
+use underpass_shared::identity::{NodeName, ProjectName};
 
 use self::{
     feed::{Batch, Fed, Feed},
@@ -386,13 +387,20 @@ impl Etcd {
         }
         for (key, value) in &changes.records {
             let name = key.to_string();
-            operations.push(match value {
-                Some(plain) => {
+            match (key, value) {
+                (RecordKey::Agent(project, node, _), None) if forgets_node(changes, project, node) => {}
+                (_, None) => operations.push(TxnOp::delete(self.keys.of_record(&name), None)),
+                (_, Some(plain)) => {
                     let options = key.is_leased().then(|| PutOptions::new().with_lease(*self.lease_id.borrow()));
-                    TxnOp::put(self.keys.of_record(&name), self.codec.encode_record(&name, plain), options)
+                    let sealed = self.codec.encode_record(&name, plain);
+                    operations.push(TxnOp::put(self.keys.of_record(&name), sealed, options));
                 }
-                None => TxnOp::delete(self.keys.of_record(&name), None),
-            });
+            }
+            if let (RecordKey::Node(project, node), None) = (key, value) {
+                let agents = DeleteOptions::new().with_prefix();
+                let first = self.keys.of_record(&format!("agent/{project}/{node}/"));
+                operations.push(TxnOp::delete(first, Some(agents)));
+            }
         }
         operations.push(TxnOp::put(self.keys.meta(), meta.encode()?, None));
         Ok(operations)
@@ -514,6 +522,12 @@ impl Journal for Etcd {
         let seen = self.seen;
         self.shown.send_if_modified(|shown| std::mem::replace(shown, seen) != seen);
     }
+}
+
+/// Whether a node goes, and with it all its agents at once: there may be more than one transaction may name.
+fn forgets_node(changes: &Changes, project: &ProjectName, node: &NodeName) -> bool {
+    let node = RecordKey::Node(project.clone(), node.clone());
+    changes.records.iter().any(|(key, value)| *key == node && value.is_none())
 }
 
 fn is_too_large(error: &Error) -> bool {
