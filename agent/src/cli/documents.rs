@@ -459,7 +459,7 @@ mod tests {
 
         assert!(error(&"[".repeat(50_000)).contains("limit exceeded"));
         let nested: String = (0..150).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
-        assert!(error(&nested).contains("nested deeper than 100 levels"), "{}", error(&nested));
+        assert!(error(&nested).contains(&format!("nested deeper than {DEPTH_MAX} levels")), "{}", error(&nested));
         assert!(error(&"---\na: 1\n".repeat(1_001)).contains("more than 1000 documents"));
     }
 
