@@ -21,9 +21,12 @@ use tracing::{info, warn};
 use underpass_shared::{host, identity::RelayId, quic};
 
 use crate::{
+    access::{Guard, static_tokens::StaticTokens, token::Signer},
     api::{self, Api},
     authority::{self, Authority},
     clock,
+    cluster::{self, Presence},
+    collector,
     config::Config,
     controller::{Controller, Parts},
     enrolment::Enrolment,
@@ -76,15 +79,16 @@ struct Relay {
     acceptor: Acceptor,
     api: (TcpListener, Arc<rustls::ServerConfig>, Arc<Api>),
     controller: Controller,
+    store: Store,
     drain_timeout: Duration,
 }
 
 impl Relay {
     async fn build(config: Config, workers: &Workers) -> anyhow::Result<Self> {
         let now = clock::now();
-        let store = Store::open(&config.data_dir)?;
+        let store = cluster::open_store(&config)?;
         let authority = Authority::load_or_create(&store, now).await?;
-        let relay = relay_id();
+        let relay = config.relay_name.clone().unwrap_or_else(relay_id);
 
         let names: Vec<String> = config.tunnel_addresses.iter().filter_map(|address| host_of(address)).collect();
         let certified = authority.relay_certificate(&relay, &names, now)?;
@@ -108,8 +112,10 @@ impl Relay {
         println!("listening api {url}");
 
         let enrolment = Enrolment::new(store.clone(), authority.clone(), addresses.clone());
+        let fixed = config.token_file.as_deref().map(StaticTokens::load).transpose()?;
+        let guard = Guard::new(store.clone(), Signer::load_or_create(&store).await?, fixed);
         let api_tls = Arc::new(authority::tls::api_config(&authority, &certified)?);
-        let api = Arc::new(Api::new(store.clone(), enrolment.clone()));
+        let api = Arc::new(Api::new(store.clone(), enrolment.clone(), guard));
         let tunnels = Tunnels::new(workers.tunnel().clone());
         let dial_policy = DialPolicy {
             allow_backends: config.gateway.allowed_backends.clone(),
@@ -120,7 +126,7 @@ impl Relay {
         let certified = authority.gateway_certificate(&[], now)?;
         gateway.tls.store(Some(listener::tls::server_config(certified.chain, certified.key)?));
         let controller = Controller::new(Parts {
-            store,
+            store: store.clone(),
             enrolment: enrolment.clone(),
             tunnels: tunnels.clone(),
             gateway: gateway.clone(),
@@ -131,14 +137,14 @@ impl Relay {
                 dial_policy,
                 ..Settings::default()
             },
-            relay,
-            addresses,
+            presence: Presence::new(store.clone(), relay, addresses),
         });
         Ok(Self {
             port,
             acceptor: Acceptor { tunnels, enrolment },
             api: (listener, api_tls, api),
             controller,
+            store,
             drain_timeout: config.drain_timeout,
         })
     }
@@ -148,6 +154,7 @@ impl Relay {
         let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
         let (listener, tls, api) = self.api;
         let api = tokio::spawn(api::serve(listener, tls, api, api_stop.clone()));
+        let collecting = collector::spawn(self.store, drain.clone());
         self.controller.start().await;
         println!("ready");
 
@@ -164,6 +171,9 @@ impl Relay {
         drain.cancel();
         if let Err(error) = accepting.await {
             warn!(%error, "the tunnel port did not end well");
+        }
+        if let Err(error) = collecting.await {
+            warn!(%error, "the garbage collector did not end well");
         }
         api_stop.cancel();
         // What the API has begun to write is durable before it answers; it ends by its own limits.

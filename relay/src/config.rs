@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
+use underpass_shared::identity::RelayId;
 
 /// The UDP port that agents dial unless told otherwise.
 pub const TUNNEL_PORT: u16 = 7443;
@@ -18,13 +19,18 @@ pub const TUNNEL_PORT: u16 = 7443;
 pub const API_PORT: u16 = 6443;
 /// The names of nodes end in this unless told otherwise.
 pub const TUNNEL_DOMAIN: &str = "tun.internal";
+/// What this deployment's keys in etcd begin with unless told otherwise.
+pub const ETCD_PREFIX: &str = "/underpass";
 /// More cores than this are left to others: beyond it the listeners' sockets cost more than they bring.
 const WORKERS_MAX: usize = 64;
 
 /// Carry requests from a public gateway down tunnels to agents that have no open port.
 #[derive(Debug, Parser)]
-#[command(name = "underpass-relay", version, about, after_help = EXAMPLE)]
+#[command(name = "underpass-relay", version, about, after_help = EXAMPLE, args_conflicts_with_subcommands = true)]
 pub struct Written {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Where the store, the keys and admin.kubeconfig are kept
     /// [default: /var/lib/underpass-relay as root, else ~/.local/state/underpass-relay]
     #[arg(long, value_name = "DIR", env = "UNDERPASS_RELAY_DATA_DIR")]
@@ -41,6 +47,10 @@ pub struct Written {
     /// Where the API listens
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT)))]
     api_listen: SocketAddr,
+
+    /// Bearer tokens of people and programs, one a line: TOKEN,NAME,admin|editor|viewer and, after a comma, the one PROJECT they are for; mode 0600
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 
     /// Address that Gateways listen on; may be repeated [default: every address]
     #[arg(long, value_name = "IP")]
@@ -66,9 +76,77 @@ pub struct Written {
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_timeout: u64,
 
+    /// An etcd to share with other relays instead of a store of one's own, as http://HOST:PORT or https://HOST:PORT; may
+    /// be repeated
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    etcd_endpoint: Vec<String>,
+
+    /// What this deployment's keys in etcd begin with [default: /underpass]
+    #[arg(long, value_name = "KEY")]
+    etcd_prefix: Option<String>,
+
+    /// The CA that etcd's certificate is checked against (PEM)
+    #[arg(long, value_name = "FILE")]
+    etcd_ca: Option<PathBuf>,
+
+    /// This relay's certificate for etcd (PEM)
+    #[arg(long, value_name = "FILE")]
+    etcd_cert: Option<PathBuf>,
+
+    /// The key of --etcd-cert (PEM)
+    #[arg(long, value_name = "FILE")]
+    etcd_key: Option<PathBuf>,
+
+    /// The key that secrets are sealed with; relays that share an etcd share it [default: store.key in --data-dir]
+    #[arg(long, value_name = "FILE", env = "UNDERPASS_RELAY_STORE_KEY_FILE")]
+    store_key_file: Option<PathBuf>,
+
+    /// This relay's name among those of the deployment [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    relay_name: Option<String>,
+
     /// What is logged: error, warn, info, debug, trace, or a filter such as `info,underpass_relay::tunnel=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "UNDERPASS_LOG")]
     pub log: String,
+}
+
+/// What is done instead of running a relay.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Backup(Backup),
+    Restore(Restore),
+}
+
+/// Write everything that a relay keeps to a file, while it runs or not
+///
+/// Secrets and keys are sealed in it as in the store. Keep the key (store.key of the data directory) apart from it.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The relay's data directory [default: as of the relay]
+    #[arg(long, value_name = "DIR", env = "UNDERPASS_RELAY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Put the key into it as well: whoever has the file has everything
+    #[arg(long)]
+    pub with_key: bool,
+    /// The key, if it is not in the data directory
+    #[arg(long, value_name = "FILE", env = "UNDERPASS_RELAY_STORE_KEY_FILE")]
+    pub store_key_file: Option<PathBuf>,
+}
+
+/// Make a new data directory out of a backup
+///
+/// The directory must be new, empty, or hold nothing but store.key, which is needed unless the backup has the key.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+    /// The data directory to make [default: as of the relay]
+    #[arg(long, value_name = "DIR", env = "UNDERPASS_RELAY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 const EXAMPLE: &str = "Example, without any privilege:
@@ -78,15 +156,49 @@ const EXAMPLE: &str = "Example, without any privilege:
 #[derive(Debug, Clone)]
 pub struct Config {
     pub data_dir: PathBuf,
+    pub store: StoreConfig,
+    /// `None`: the usual file in the data directory.
+    pub store_key_file: Option<PathBuf>,
+    /// `None`: the host's name.
+    pub relay_name: Option<RelayId>,
     /// The wildcard `[::]` takes IPv4 too.
     pub tunnel_listen: SocketAddr,
     /// Empty: taken from the bound address.
     pub tunnel_addresses: Vec<String>,
     pub api_listen: SocketAddr,
+    pub token_file: Option<PathBuf>,
     pub gateway: GatewayConfig,
     pub tunnel_domains: Vec<String>,
     pub workers: usize,
     pub drain_timeout: Duration,
+}
+
+/// Where the deployment is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// In the data directory, for this relay alone.
+    Embedded,
+    /// Shared with other relays.
+    Etcd(EtcdConfig),
+}
+
+/// Which etcd, and who we are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdConfig {
+    /// URLs, all `http` or all `https`.
+    pub endpoints: Vec<String>,
+    /// Begins with a slash and does not end in one.
+    pub prefix: String,
+    /// With `https`.
+    pub tls: Option<EtcdTls>,
+}
+
+/// Files, all PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdTls {
+    pub ca: PathBuf,
+    /// Certificate and key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Where Gateways listen and what they may dial.
@@ -129,15 +241,24 @@ impl Written {
         if !(1..=WORKERS_MAX).contains(&workers) {
             problems.push(format!("--workers {workers}: not in 1..={WORKERS_MAX}"));
         }
+        let store = self.store(&mut problems);
+        let relay_name = self.relay_name.as_deref().and_then(|name| {
+            let parsed = name.parse::<RelayId>();
+            parsed.inspect_err(|error| problems.push(format!("--relay-name {name}: {error}"))).ok()
+        });
         let data_dir = self.data_dir.unwrap_or_else(|| default_data_dir(state_home));
         if !problems.is_empty() {
             return Err(ConfigError(problems));
         }
         Ok(Config {
             data_dir,
+            store,
+            store_key_file: self.store_key_file,
+            relay_name,
             tunnel_listen: self.tunnel_listen.unwrap_or((Ipv6Addr::UNSPECIFIED, TUNNEL_PORT).into()),
             tunnel_addresses: self.tunnel_address,
             api_listen: self.api_listen,
+            token_file: self.token_file,
             gateway: GatewayConfig { addresses: self.gateway_address, port_map, allowed_backends: self.allow_backend },
             tunnel_domains,
             workers,
@@ -146,7 +267,75 @@ impl Written {
     }
 }
 
-fn default_data_dir(state_home: Option<PathBuf>) -> PathBuf {
+impl Written {
+    fn store(&self, problems: &mut Vec<String>) -> StoreConfig {
+        if self.etcd_endpoint.is_empty() {
+            let alone = [
+                ("--etcd-prefix", self.etcd_prefix.is_some()),
+                ("--etcd-ca", self.etcd_ca.is_some()),
+                ("--etcd-cert", self.etcd_cert.is_some()),
+                ("--etcd-key", self.etcd_key.is_some()),
+            ];
+            problems.extend(
+                alone.iter().filter(|(_, given)| *given).map(|(flag, _)| format!("{flag}: needs --etcd-endpoint")),
+            );
+            return StoreConfig::Embedded;
+        }
+        if cfg!(not(feature = "etcd")) {
+            problems.push("--etcd-endpoint: this program was built without etcd".to_owned());
+        }
+        StoreConfig::Etcd(self.etcd(problems))
+    }
+
+    fn etcd(&self, problems: &mut Vec<String>) -> EtcdConfig {
+        let (mut secure, mut plain) = (0, 0);
+        for url in &self.etcd_endpoint {
+            let place = match url.split_once("://") {
+                Some(("https", place)) => {
+                    secure += 1;
+                    place
+                }
+                Some(("http", place)) => {
+                    plain += 1;
+                    place
+                }
+                _ => "",
+            };
+            if !is_host_port(place.trim_end_matches('/')) {
+                problems.push(format!("--etcd-endpoint {url}: not http://HOST:PORT or https://HOST:PORT"));
+            }
+        }
+        if secure > 0 && plain > 0 {
+            problems.push("--etcd-endpoint: http and https are mixed".to_owned());
+        }
+        if secure > 0 && self.etcd_ca.is_none() {
+            problems.push("--etcd-endpoint with https: needs --etcd-ca, because no other CA is trusted".to_owned());
+        }
+        if secure == 0 && (self.etcd_ca.is_some() || self.etcd_cert.is_some() || self.etcd_key.is_some()) {
+            problems.push("--etcd-ca, --etcd-cert and --etcd-key: need an https --etcd-endpoint".to_owned());
+        }
+        let identity = match (&self.etcd_cert, &self.etcd_key) {
+            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+            (None, None) => None,
+            _ => {
+                problems.push("--etcd-cert and --etcd-key: one is useless without the other".to_owned());
+                None
+            }
+        };
+        let written = self.etcd_prefix.as_deref().unwrap_or(ETCD_PREFIX);
+        let prefix = written.trim_end_matches('/').to_owned();
+        if !prefix.starts_with('/') || prefix.contains("//") || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+            problems.push(format!("--etcd-prefix {written}: not a key such as /underpass"));
+        }
+        let endpoints = self.etcd_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+        let tls = self.etcd_ca.clone().map(|ca| EtcdTls { ca, identity });
+        EtcdConfig { endpoints, prefix, tls }
+    }
+}
+
+/// Where a relay keeps its data unless told otherwise.
+#[must_use]
+pub fn default_data_dir(state_home: Option<PathBuf>) -> PathBuf {
     state_home.map_or_else(|| PathBuf::from("/var/lib/underpass-relay"), |home| home.join("underpass-relay"))
 }
 
@@ -229,6 +418,34 @@ mod tests {
                 "--tunnel-address relay.example.com: not HOST:PORT",
                 "--tunnel-domain under_score: not a DNS name",
                 "--workers 0: not in 1..=64",
+            ]
+        );
+    }
+
+    #[test]
+    #[cfg(feature = "etcd")]
+    fn etcd_is_named_whole_or_not_at_all() {
+        assert_eq!(resolve(&[]).unwrap().store, StoreConfig::Embedded);
+        let args = ["--etcd-endpoint=https://a:2379,https://b:2379/", "--etcd-ca=ca", "--etcd-cert=c", "--etcd-key=k"];
+        let config = resolve(&args).unwrap();
+        let tls = EtcdTls { ca: "ca".into(), identity: Some(("c".into(), "k".into())) };
+        let endpoints = vec!["https://a:2379".to_owned(), "https://b:2379".to_owned()];
+        let wanted = EtcdConfig { endpoints, prefix: "/underpass".to_owned(), tls: Some(tls) };
+        assert_eq!(config.store, StoreConfig::Etcd(wanted));
+        assert_eq!(
+            resolve(&["--etcd-prefix=/x", "--etcd-key=k"]).unwrap_err(),
+            ["--etcd-prefix: needs --etcd-endpoint", "--etcd-key: needs --etcd-endpoint"]
+        );
+        let args =
+            ["--etcd-endpoint=https://a:2379,http://b:1,c", "--etcd-cert=c", "--etcd-prefix=x//y", "--relay-name=A b"];
+        assert_eq!(
+            resolve(&args).unwrap_err()[..5],
+            [
+                "--etcd-endpoint c: not http://HOST:PORT or https://HOST:PORT",
+                "--etcd-endpoint: http and https are mixed",
+                "--etcd-endpoint with https: needs --etcd-ca, because no other CA is trusted",
+                "--etcd-cert and --etcd-key: one is useless without the other",
+                "--etcd-prefix x//y: not a key such as /underpass",
             ]
         );
     }

@@ -15,9 +15,8 @@ use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 use underpass_shared::{
-    identity::{ProjectName, RelayId},
+    identity::{AgentIdentity, ProjectName, RelayId},
     resource::{
         condition::{Condition, ConditionStatus},
         kind::Kind,
@@ -27,15 +26,17 @@ use underpass_shared::{
 
 use crate::{
     clock,
+    cluster::{self, Presence},
     enrolment::Enrolment,
     listener::{self, Gateway},
     ports::Ports,
     store::{
         Store,
         object::{Object, ObjectKey, Objects},
+        record::{Leased, SessionRecord},
     },
     translate::{self, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus},
-    tunnel::{Connected, Tunnels},
+    tunnel::Tunnels,
 };
 
 /// When something could not be done, such as binding a port, it is tried again after this.
@@ -50,9 +51,9 @@ pub struct Controller {
     gateway: Arc<Gateway>,
     ports: Ports,
     settings: Settings,
-    relay: RelayId,
-    /// `host:port` that agents dial.
-    addresses: Vec<String>,
+    presence: Presence,
+    /// Whether the other relays know what is connected here.
+    announced: bool,
     owners: translate::Owners,
     /// The nodes of the last round; a session is checked again only when one has gone.
     nodes: BTreeSet<String>,
@@ -67,16 +68,15 @@ pub struct Parts {
     pub gateway: Arc<Gateway>,
     pub ports: Ports,
     pub settings: Settings,
-    pub relay: RelayId,
-    pub addresses: Vec<String>,
+    pub presence: Presence,
 }
 
 impl Controller {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, enrolment, tunnels, gateway, ports, settings, relay, addresses } = parts;
+        let Parts { store, enrolment, tunnels, gateway, ports, settings, presence } = parts;
         let (owners, nodes) = (translate::Owners::default(), BTreeSet::new());
-        Self { store, enrolment, tunnels, gateway, ports, settings, relay, addresses, owners, nodes }
+        Self { store, enrolment, tunnels, gateway, ports, settings, presence, announced: false, owners, nodes }
     }
 
     /// One round now, so that everything is served when this returns.
@@ -87,17 +87,20 @@ impl Controller {
     /// A round after each change, until `stop` is cancelled; gives back the sockets' workers to be drained.
     pub async fn run(mut self, stop: CancellationToken) -> Ports {
         let (mut objects, mut agents) = (self.store.changes(), self.tunnels.changes());
+        let mut leased = self.presence.leased();
         // A change between `start` and here would be missed otherwise.
         objects.mark_changed();
         loop {
             tokio::select! {
                 changed = objects.changed() => if changed.is_err() { break },
                 changed = agents.changed() => if changed.is_err() { break },
-                () = sleep(RETRY), if !self.settings.ports_unavailable.is_empty() => {}
+                changed = leased.changed() => if changed.is_err() { break },
+                () = sleep(RETRY), if !self.announced || !self.settings.ports_unavailable.is_empty() => {}
                 () = stop.cancelled() => break,
             }
             objects.mark_unchanged();
             agents.mark_unchanged();
+            leased.mark_unchanged();
             self.reconcile().await;
         }
         self.ports
@@ -118,7 +121,11 @@ impl Controller {
         self.publish_policy(&objects);
         self.gateway.routing.table.store(Arc::new(translation.table));
         self.cut_deleted(&objects).await;
-        self.write_statuses(&objects, translation.wanted).await;
+        self.announced = self.presence.announce(&self.tunnels.connected()).await;
+        // All relays would write the same, but for what each sees of its own host: one of them does.
+        if self.presence.leads() {
+            self.write_statuses(&objects, translation.wanted).await;
+        }
     }
 
     /// What backends may not be: the relay itself and any project's overlay.
@@ -156,7 +163,7 @@ impl Controller {
 
     async fn write_statuses(&self, objects: &Objects, wanted: Vec<WantedStatus>) {
         let now = timestamp(clock::now());
-        let connected = self.tunnels.connected();
+        let leased = self.presence.leased().borrow().clone();
         let mut writes = Vec::new();
         for wanted in wanted {
             let key = ObjectKey {
@@ -168,17 +175,18 @@ impl Controller {
             let Some(object) = objects.get(&key) else { continue };
             let mut status = wanted.status;
             if let Status::TunnelNode(conditions) = &mut status {
-                let agents = of_node(&connected, &wanted.project, &wanted.name).count();
+                let agents = of_node(&leased, &wanted.project, &wanted.name).count();
                 conditions.push(ready(&wanted.name, agents, object.body.generation));
             }
             let current = object.body.status.as_ref();
-            status.keep_times(current.and_then(|current| stored(key.kind, current)).as_ref(), &now);
+            status.keep_times(current.and_then(|current| stored(&status, current)).as_ref(), &now);
             let status = match status {
-                Status::TunnelNode(conditions) => self.node_status(object, &wanted.project, conditions, &connected),
+                Status::TunnelNode(conditions) => node_status(object, &wanted.project, conditions, &leased),
                 Status::GatewayClass(status) => json(&status),
                 Status::Gateway(status) => json(&status),
                 Status::HttpRoute(status) => json(&status),
                 Status::Backend(status) => json(&status),
+                Status::Other(_, status) => status,
             };
             if object.body.status.as_ref() != Some(&status) {
                 writes.push(self.store.replace_status(key, status, Some(object.body.revision)));
@@ -191,27 +199,23 @@ impl Controller {
             }
         }
     }
+}
 
-    fn node_status(
-        &self,
-        node: &Object,
-        project: &ProjectName,
-        conditions: Vec<Condition>,
-        connected: &[Connected],
-    ) -> Value {
-        let agents = of_node(connected, project, &node.key.name).map(|agent| AgentStatus {
-            name: agent.identity.agent.to_string(),
-            connected_at: timestamp(agent.since),
-            agent_address: agent.admission.prefix().address().to_string(),
-            relay: self.relay.to_string(),
-        });
-        json(&TunnelNodeStatus {
-            addresses: self.addresses.clone(),
-            prefix: prefix_of(node).map(str::to_owned),
-            agents: agents.collect(),
-            conditions,
-        })
-    }
+fn node_status(node: &Object, project: &ProjectName, conditions: Vec<Condition>, leased: &Leased) -> Value {
+    let agents = of_node(leased, project, &node.key.name).map(|(agent, relay, session)| AgentStatus {
+        name: agent.agent.to_string(),
+        connected_at: timestamp(
+            OffsetDateTime::from_unix_timestamp(session.since).unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        ),
+        agent_address: session.address.to_string(),
+        relay: relay.to_string(),
+    });
+    json(&TunnelNodeStatus {
+        addresses: cluster::addresses(&[], leased),
+        prefix: prefix_of(node).map(str::to_owned),
+        agents: agents.collect(),
+        conditions,
+    })
 }
 
 /// The overlay prefix that a project or node was given when it was made, and keeps.
@@ -219,12 +223,13 @@ fn prefix_of(object: &Object) -> Option<&str> {
     object.body.status.as_ref()?.get("prefix")?.as_str()
 }
 
+/// The sessions of a node with all relays.
 fn of_node<'a>(
-    connected: &'a [Connected],
+    leased: &'a Leased,
     project: &'a ProjectName,
     node: &'a str,
-) -> impl Iterator<Item = &'a Connected> {
-    connected.iter().filter(move |agent| agent.identity.project == *project && agent.identity.node.as_str() == node)
+) -> impl Iterator<Item = (&'a AgentIdentity, &'a RelayId, SessionRecord)> {
+    leased.sessions().filter(move |(agent, ..)| agent.project == *project && agent.node.as_str() == node)
 }
 
 /// Whether a node's services can be reached.
@@ -250,43 +255,27 @@ fn ready(node: &str, agents: usize, generation: i64) -> Condition {
 
 /// A project's resources as `translate` takes them.
 fn typed(objects: &Objects) -> BTreeMap<ProjectName, ProjectSnapshot> {
-    objects
-        .projects()
-        .map(|project| {
-            let snapshot = ProjectSnapshot {
-                gateway_classes: of_kind(objects, &project, Kind::GatewayClass),
-                gateways: of_kind(objects, &project, Kind::Gateway),
-                routes: of_kind(objects, &project, Kind::HttpRoute),
-                backends: of_kind(objects, &project, Kind::Backend),
-                nodes: of_kind(objects, &project, Kind::TunnelNode),
-            };
-            (project, snapshot)
-        })
-        .collect()
+    let of_kind = |project: &ProjectName, kind: Kind| -> Vec<(Kind, Value)> {
+        objects.of(Some(project), kind).map(|object| (kind, object.to_value())).collect()
+    };
+    let read = |project: &ProjectName| {
+        ProjectSnapshot::read(translate::KINDS_READ.iter().flat_map(|&kind| of_kind(project, kind)))
+    };
+    objects.projects().map(|project| (project.clone(), read(&project))).collect()
 }
 
-fn of_kind<T: DeserializeOwned>(objects: &Objects, project: &ProjectName, kind: Kind) -> Vec<T> {
-    let typed = objects.of(Some(project), kind).filter_map(|object| {
-        object
-            .typed()
-            .inspect_err(|error| warn!(name = %object.key.name, %error, "a stored object is not understood"))
-            .ok()
-    });
-    typed.collect()
-}
-
-/// A stored status, as far as it is ours.
-fn stored(kind: Kind, status: &Value) -> Option<Status> {
+/// A stored status in the form of the wanted one, as far as it is ours.
+fn stored(wanted: &Status, status: &Value) -> Option<Status> {
     fn read<T: DeserializeOwned>(status: &Value) -> Option<T> {
         serde_json::from_value(status.clone()).ok()
     }
-    match kind {
-        Kind::GatewayClass => read(status).map(Status::GatewayClass),
-        Kind::Gateway => read(status).map(Status::Gateway),
-        Kind::HttpRoute => read(status).map(Status::HttpRoute),
-        Kind::Backend => read(status).map(Status::Backend),
-        Kind::TunnelNode => read::<TunnelNodeStatus>(status).map(|status| Status::TunnelNode(status.conditions)),
-        Kind::Project | Kind::Proxy => None,
+    match wanted {
+        Status::GatewayClass(_) => read(status).map(Status::GatewayClass),
+        Status::Gateway(_) => read(status).map(Status::Gateway),
+        Status::HttpRoute(_) => read(status).map(Status::HttpRoute),
+        Status::Backend(_) => read(status).map(Status::Backend),
+        Status::TunnelNode(_) => read::<TunnelNodeStatus>(status).map(|status| Status::TunnelNode(status.conditions)),
+        Status::Other(kind, _) => Some(Status::Other(*kind, status.clone())),
     }
 }
 

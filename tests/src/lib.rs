@@ -1,6 +1,6 @@
 //! The harness of the journeys: real relay and agent processes, real upstreams, real clients, all on loopback.
 //!
-//! Nothing here knows an internal type of the relay or the agent: it reads what a person would read.
+//! Nothing here but [`decoders`] knows an internal type of the relay or the agent: it reads what a person would read.
 //! Every wait is for an event and has a deadline; only [`eventually`] looks again and again.
 
 pub mod agent;
@@ -9,8 +9,12 @@ pub mod binary;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod decoders;
 pub mod digest;
+pub mod etcd;
 pub mod eventually;
+pub mod gate;
+pub mod kubectl;
 pub mod manifest;
 pub mod office;
 pub mod process;

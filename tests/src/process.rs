@@ -53,7 +53,16 @@ impl Process {
     ///
     /// # Panics
     /// At the deadline, or when the program ends first.
-    pub async fn line<T>(&mut self, what: &str, mut pick: impl FnMut(&str) -> Option<T>) -> T {
+    pub async fn line<T>(&mut self, what: &str, pick: impl FnMut(&str) -> Option<T>) -> T {
+        let found = self.try_line(what, pick).await;
+        found.unwrap_or_else(|| panic!("{} ended before it printed {what}", self.name))
+    }
+
+    /// As [`Process::line`], but `None` when the program ends first.
+    ///
+    /// # Panics
+    /// At the deadline.
+    pub async fn try_line<T>(&mut self, what: &str, mut pick: impl FnMut(&str) -> Option<T>) -> Option<T> {
         let from = self.read;
         let mut found = None;
         let look = self.output.wait_for(|lines| {
@@ -61,10 +70,9 @@ impl Process {
             found.is_some()
         });
         let ended = within(PATIENCE, &format!("{} prints {what}", self.name), look).await.is_err();
-        assert!(!ended, "{} ended before it printed {what}", self.name);
-        let (at, value) = found.expect("the wait ends only when something was found");
+        let (at, value) = found.filter(|_| !ended)?;
         self.read = at + 1;
-        value
+        Some(value)
     }
 
     /// Everything printed on standard output until now.

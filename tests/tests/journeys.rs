@@ -3,12 +3,18 @@
 //! One module per theme; the harness is this crate's library.
 #![expect(clippy::unwrap_used, reason = "all of this is test code")]
 
+#[path = "journeys/access.rs"]
+mod access;
+#[path = "journeys/backup.rs"]
+mod backup;
 #[path = "journeys/bad_input.rs"]
 mod bad_input;
 #[path = "journeys/bad_token.rs"]
 mod bad_token;
 #[path = "journeys/bodies.rs"]
 mod bodies;
+#[path = "journeys/cluster.rs"]
+mod cluster;
 #[path = "journeys/crowd.rs"]
 mod crowd;
 #[path = "journeys/durability.rs"]
@@ -21,11 +27,31 @@ mod foreign_clients;
 mod identity;
 #[path = "journeys/isolation.rs"]
 mod isolation;
+#[path = "journeys/kube_client.rs"]
+mod kube_client;
+#[path = "journeys/kube_runtime.rs"]
+mod kube_runtime;
+#[path = "journeys/kubectl_access.rs"]
+mod kubectl_access;
+#[path = "journeys/kubectl_kinds.rs"]
+mod kubectl_kinds;
+#[path = "journeys/kubectl_read.rs"]
+mod kubectl_read;
+#[path = "journeys/kubectl_write.rs"]
+mod kubectl_write;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
+#[path = "journeys/projects.rs"]
+mod projects;
 #[path = "journeys/protocols.rs"]
 mod protocols;
+#[path = "journeys/python_client.rs"]
+mod python_client;
 #[path = "journeys/restart.rs"]
 mod restart;
+#[path = "journeys/seeds.rs"]
+mod seeds;
 #[path = "journeys/tunnel_port.rs"]
 mod tunnel_port;
+#[path = "journeys/watching.rs"]
+mod watching;

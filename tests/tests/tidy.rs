@@ -9,9 +9,19 @@ use std::{
 
 /// What decides, and therefore touches nothing. Each must exist, so that a renamed folder does not escape.
 const PURE: &[&str] = &[
+    "relay/src/api/json.rs",
+    "relay/src/api/protobuf.rs",
+    "relay/src/api/yaml.rs",
+    "relay/src/apply",
+    "relay/src/patch",
     "relay/src/route",
+    "relay/src/schema",
     "relay/src/translate",
     "relay/src/store/state.rs",
+    "relay/src/collector/plan.rs",
+    "relay/src/api/status.rs",
+    "relay/src/api/verbs/pipeline.rs",
+    "relay/src/api/verbs/log/lines.rs",
     "shared/src/wire",
     "shared/src/packet",
     "shared/src/resource",
@@ -49,6 +59,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("h3::", &["shared/src/quic", "agent/src/link", "relay/src/tunnel", "relay/src/listener"]),
     ("smoltcp", &["shared/src/netstack"]),
     ("redb", &["relay/src/store"]),
+    ("etcd_client", &["relay/src/store/etcd", "tests/src/etcd.rs", "tests/benches/api/etcd.rs"]),
     // The netstack lives by tokio's clock, which its tests move by hand.
     ("Instant::now", &["agent/src/clock.rs", "relay/src/clock.rs", "tests/src/clock.rs", "shared/src/netstack"]),
     ("unsafe {", &[]),
@@ -63,10 +74,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
 /// Functions that may be longer, with the most lines each may have: a ratchet, which only goes down.
-const LONGER_FUNCTIONS: &[(&str, usize)] = &[
-    // A table of manifests.
-    ("shared/src/resource/schema/tests.rs:seeds", 80),
-];
+const LONGER_FUNCTIONS: &[(&str, usize)] = &[];
 
 const DRAWERS: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc", "stuff"];
 /// Folders of the machine that somebody happened to work on.

@@ -1,28 +1,37 @@
 //! A small HTTPS client for the relay's API: one connection, JSON in, JSON or a typed error out.
 //!
-//! Knows paths and `Status` objects; does not know what objects mean, and prints nothing: warnings are kept for the
-//! caller to show.
+//! Knows paths, pages and `Status` objects; does not know what objects mean, and prints nothing: warnings are kept for
+//! the caller to show. Watches are `watch`'s.
 
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header, response};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    CertificateError, ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
-};
+use rustls::{ClientConfig, pki_types::ServerName};
 use serde_json::Value;
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpStream,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use underpass_shared::resource::kind::{KindInfo, Scope};
 
+use self::tls::{explain_tls, reason_of, tls_cause, tls_config};
 use super::{
     kubeconfig::{Kubeconfig, Server},
     status::ApiError,
 };
+
+#[cfg(test)]
+mod tests;
+mod tls;
+mod watch;
+
+pub use self::watch::{Event, Follow, News, Watch};
 
 /// TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +41,19 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The most different warnings that one command keeps.
 const WARNINGS_MAX: usize = 100;
+/// How many objects are asked for at a time; kubectl's number.
+const PAGE_ITEMS: &str = "500";
+/// The most pages of one list: a million objects.
+const PAGES_MAX: usize = 2_000;
+/// How often a request is sent again because the relay asked to come back later.
+const RETRIES_MAX: u32 = 5;
+/// What the relay may ask us to wait, at most.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// How long to wait when it does not say.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Asks for columns instead of objects (Kubernetes API concepts, "Table fetches").
+const TABLE_ACCEPT: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// Why a request has no answer, or a bad one.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +70,10 @@ pub enum ClientError {
     BrokenOff { server: String, reason: String },
     #[error("the relay's answer is longer than {} MiB", ANSWER_BYTES_MAX >> 20)]
     TooLong,
+    #[error("a line of the relay's watch is longer than {} MiB", watch::LINE_BYTES_MAX >> 20)]
+    LineTooLong,
+    #[error("the relay's list has more than {PAGES_MAX} pages")]
+    TooManyPages,
     #[error("{server} answered {status} with something that is not of the relay's API: {excerpt}")]
     NotUnderstood { server: String, status: StatusCode, excerpt: String },
     #[error(transparent)]
@@ -74,8 +100,50 @@ pub struct Client {
     project_prefix: String,
     tls: Arc<ClientConfig>,
     server_name: ServerName<'static>,
+    /// `Bearer TOKEN`, marked as sensitive.
+    authorization: Option<HeaderValue>,
+    prefers_tables: bool,
     connection: Option<Connection>,
     warnings: Vec<String>,
+    shown: Vec<String>,
+}
+
+/// What a request carries, and how the relay is to understand it.
+#[derive(Debug, Clone, Copy)]
+pub enum Body<'a> {
+    None,
+    Json(&'a Value),
+    /// RFC 7386.
+    MergePatch(&'a Value),
+    /// RFC 6902.
+    JsonPatch(&'a Value),
+    StrategicPatch(&'a Value),
+    /// Server-side apply; JSON is YAML too.
+    Apply(&'a Value),
+}
+
+impl<'a> Body<'a> {
+    fn parts(self) -> Option<(&'static str, &'a Value)> {
+        match self {
+            Self::None => None,
+            Self::Json(value) => Some(("application/json", value)),
+            Self::MergePatch(value) => Some(("application/merge-patch+json", value)),
+            Self::JsonPatch(value) => Some(("application/json-patch+json", value)),
+            Self::StrategicPatch(value) => Some(("application/strategic-merge-patch+json", value)),
+            Self::Apply(value) => Some(("application/apply-patch+yaml", value)),
+        }
+    }
+}
+
+/// All objects of a list, whichever pages they came on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct List {
+    /// Objects, or the rows of a table.
+    pub items: Vec<Value>,
+    /// The columns, when tables are preferred.
+    pub columns: Value,
+    /// The state of the store that the list shows: where a watch goes on.
+    pub revision: String,
 }
 
 #[derive(Debug)]
@@ -108,8 +176,11 @@ impl Client {
             project_prefix: project.map(|project| format!("/projects/{project}")).unwrap_or_default(),
             tls: Arc::new(tls),
             server_name,
+            authorization: authorization(config),
+            prefers_tables: false,
             connection: None,
             warnings: Vec::new(),
+            shown: Vec::new(),
         })
     }
 
@@ -125,7 +196,21 @@ impl Client {
             _ => String::new(),
         };
         let name = name.map(|name| format!("/{}", escape(name))).unwrap_or_default();
-        format!("{project}/apis/{api_version}{namespace}/{}{name}", info.plural)
+        // The core group came before groups had names (Kubernetes API concepts, "API groups").
+        let root = if api_version.contains('/') { "apis" } else { "api" };
+        format!("{project}/{root}/{api_version}{namespace}/{}{name}", info.plural)
+    }
+
+    /// A path of the API that is no kind's, such as `/openapi/v3`, as the project has it.
+    #[must_use]
+    pub fn in_project(&self, path: &str) -> String {
+        format!("{}{path}", self.project_prefix)
+    }
+
+    /// The project that paths name.
+    #[must_use]
+    pub fn project(&self) -> Option<&str> {
+        self.project_prefix.strip_prefix("/projects/")
     }
 
     /// Sends a request and reads its answer whole.
@@ -133,21 +218,94 @@ impl Client {
     /// # Errors
     /// [`ClientError::Api`] when the relay refused; the others when no answer came or none of its.
     pub async fn send(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
-        let mut connection = self.connection().await?;
+        let body = body.map_or(Body::None, Body::Json);
+        self.exchange(method, path, body).await.map(|(_, answer)| answer)
+    }
+
+    /// Sends a request and reads its answer whole, with the status it came with. Comes back later when the relay asks
+    /// for that, a few times.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Body<'_>,
+    ) -> Result<(StatusCode, Value), ClientError> {
         let request = self.request(method, path, body);
+        let mut retries = 0;
+        loop {
+            let (head, bytes) = self.round_trip(request.clone()).await?;
+            self.keep_warnings(&head.headers);
+            match retry_after(&head) {
+                Some(pause) if retries < RETRIES_MAX => {
+                    retries += 1;
+                    sleep(pause).await;
+                }
+                _ => return self.understand(head.status, &bytes).map(|answer| (head.status, answer)),
+            }
+        }
+    }
+
+    async fn round_trip(&mut self, request: Request<Full<Bytes>>) -> Result<(response::Parts, Bytes), ClientError> {
+        let mut connection = self.connection().await?;
         let exchange = async {
             let answer = connection.sender.send_request(request).await?;
             let (head, body) = answer.into_parts();
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((head, read(body).await?))
         };
-        let (head, bytes) = match timeout(REQUEST_TIMEOUT, exchange).await {
+        let answer = match timeout(REQUEST_TIMEOUT, exchange).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(self.broken_off(error.as_ref())),
             Err(_) => return Err(ClientError::TimedOut { server: self.server.to_string() }),
         };
         self.connection = Some(connection);
-        self.keep_warnings(&head.headers);
-        self.understand(head.status, &bytes)
+        Ok(answer)
+    }
+
+    /// Reads a whole list page by page; `selection` holds `labelSelector` and `fieldSelector`. Starts over, without
+    /// pages, when the relay has forgotten the state that the pages are of.
+    ///
+    /// # Errors
+    /// As [`Self::send`], and [`ClientError::TooManyPages`].
+    pub async fn list(&mut self, path: &str, selection: &[(&str, &str)]) -> Result<List, ClientError> {
+        let whole = with_query(path, selection);
+        let mut items = Vec::new();
+        let mut next = String::new();
+        for _ in 0..PAGES_MAX {
+            let mut page = vec![("limit", PAGE_ITEMS)];
+            if !next.is_empty() {
+                page.push(("continue", &next));
+            }
+            let mut answer = match self.get(&with_query(&whole, &page)).await {
+                Err(ClientError::Api(error)) if error.code == 410 && !next.is_empty() => {
+                    items.clear();
+                    self.get(&whole).await?
+                }
+                answer => answer?,
+            };
+            let page = if self.prefers_tables { "rows" } else { "items" };
+            if let Value::Array(more) = answer[page].take() {
+                items.extend(more);
+            }
+            let columns = answer["columnDefinitions"].take();
+            let metadata = &answer["metadata"];
+            next = metadata["continue"].as_str().unwrap_or_default().to_owned();
+            if next.is_empty() {
+                return Ok(List {
+                    items,
+                    columns,
+                    revision: metadata["resourceVersion"].as_str().unwrap_or_default().to_owned(),
+                });
+            }
+        }
+        Err(ClientError::TooManyPages)
+    }
+
+    /// Whether objects and lists are asked for as tables from now on, in watches too.
+    pub fn prefer_tables(&mut self, prefers_tables: bool) {
+        self.prefers_tables = prefers_tables;
     }
 
     /// Reads an object or a list.
@@ -158,9 +316,21 @@ impl Client {
         self.send(Method::GET, path, None).await
     }
 
-    /// The texts of `Warning` headers that came since the last call.
+    /// The texts of `Warning` headers that came since the last call, each only once per command.
     pub fn take_warnings(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.warnings)
+        let new: Vec<String> =
+            std::mem::take(&mut self.warnings).into_iter().filter(|text| !self.shown.contains(text)).collect();
+        if self.shown.len() < WARNINGS_MAX {
+            self.shown.extend(new.iter().cloned());
+        }
+        new
+    }
+
+    /// The same, with the object that they are about before each: the same text about another object is news.
+    pub fn take_warnings_about(&mut self, name: &str) -> Vec<String> {
+        let warnings = std::mem::take(&mut self.warnings);
+        self.warnings = warnings.into_iter().map(|text| format!("{name}: {text}")).collect();
+        self.take_warnings()
     }
 
     async fn connection(&mut self) -> Result<Connection, ClientError> {
@@ -193,13 +363,14 @@ impl Client {
             .map_err(|error| self.tls_error(&error))
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Request<Full<Bytes>> {
+    fn request(&self, method: Method, path: &str, body: Body<'_>) -> Request<Full<Bytes>> {
         let host = if self.server.host.contains(':') {
             format!("[{}]:{}", self.server.host, self.server.port)
         } else {
             format!("{}:{}", self.server.host, self.server.port)
         };
-        let bytes = body.map(|value| Bytes::from(value.to_string())).unwrap_or_default();
+        let parts = body.parts();
+        let bytes = parts.map(|(_, value)| Bytes::from(value.to_string())).unwrap_or_default();
         let mut request = Request::new(Full::new(bytes));
         *request.method_mut() = method;
         *request.uri_mut() = format!("{}{path}", self.server.prefix)
@@ -207,10 +378,14 @@ impl Client {
             .expect("a path of known words and percent-escaped names is a URI");
         let headers = request.headers_mut();
         headers.insert(header::HOST, host.parse().expect("a host that was part of a URI is a header value"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let accept = if self.prefers_tables { TABLE_ACCEPT } else { "application/json" };
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("underpass/", env!("CARGO_PKG_VERSION"))));
-        if body.is_some() {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(authorization) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        if let Some((content_type, _)) = parts {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         request
     }
@@ -274,102 +449,34 @@ async fn read(body: Incoming) -> Result<Bytes, Box<dyn std::error::Error + Send 
     Ok(Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes())
 }
 
-fn tls_config(config: &Kubeconfig) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&config.ca) {
-        certificate
-            .map_err(|error| error.to_string())
-            .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()))
-            .map_err(|error| format!("`certificate-authority-data` is not a PEM certificate: {error}"))?;
-    }
-    if roots.is_empty() {
-        return Err("`certificate-authority-data` holds no PEM certificate".to_owned());
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the suites of TLS 1.2 and 1.3")
-        .with_root_certificates(roots);
-    let mut tls = match &config.client {
-        None => builder.with_no_client_auth(),
-        Some(client) => {
-            let chain = CertificateDer::pem_slice_iter(&client.certificate)
-                .collect::<Result<Vec<_>, _>>()
-                .ok()
-                .filter(|chain| !chain.is_empty())
-                .ok_or("`client-certificate-data` is not a PEM certificate")?;
-            let key = PrivateKeyDer::from_pem_slice(&client.key)
-                .map_err(|_| "`client-key-data` is not a PEM private key".to_owned())?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("the client's certificate and key cannot be used together: {error}"))?
-        }
+/// `Authorization: Bearer TOKEN` (RFC 6750 §2.1), when the kubeconfig has a token.
+fn authorization(config: &Kubeconfig) -> Option<HeaderValue> {
+    let text = format!("Bearer {}", config.token.as_ref()?.as_str());
+    let mut value = HeaderValue::from_str(&text).expect("a token is visible ASCII");
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// How long the relay asks us to wait before the same request may work (RFC 6585 §4, RFC 9110 §10.2.3).
+fn retry_after(head: &response::Parts) -> Option<Duration> {
+    let asked = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let pause = match (head.status, asked.map(Duration::from_secs)) {
+        (StatusCode::TOO_MANY_REQUESTS, asked) => asked.unwrap_or(RETRY_AFTER),
+        (StatusCode::SERVICE_UNAVAILABLE, Some(asked)) => asked,
+        _ => return None,
     };
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(tls)
+    Some(pause.min(RETRY_AFTER_MAX))
 }
 
-/// The rustls error somewhere below `error`, which `io::Error` hides from `source`.
-fn tls_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(cause) = error.downcast_ref::<rustls::Error>() {
-            return Some(cause);
-        }
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
+/// `path` with more query parameters behind it.
+#[must_use]
+pub fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
+    let mut path = path.to_owned();
+    for (name, value) in parameters {
+        path.push(if path.contains('?') { '&' } else { '?' });
+        path += &format!("{name}={}", escape(value));
     }
-    None
-}
-
-fn explain_tls(error: &rustls::Error) -> String {
-    use rustls::{AlertDescription as Alert, Error};
-    match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            "the relay's certificate is not of the CA in this kubeconfig: the kubeconfig belongs to another relay, or the \
-             relay's data directory was made anew; copy its admin.kubeconfig again"
-                .to_owned()
-        }
-        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            "the relay's certificate has expired: compare the clocks of both machines, then restart the relay".to_owned()
-        }
-        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-            "the relay's certificate is not valid yet: compare the clocks of both machines".to_owned()
-        }
-        Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => {
-            let names = presented.join(", ");
-            format!(
-                "the relay's certificate is not for {}, but for {names}: use one of these names in `server`, or set \
-                 `tls-server-name`",
-                expected.to_str()
-            )
-        }
-        Error::AlertReceived(
-            alert @ (Alert::BadCertificate
-            | Alert::UnknownCA
-            | Alert::CertificateExpired
-            | Alert::CertificateRevoked
-            | Alert::CertificateUnknown
-            | Alert::CertificateRequired
-            | Alert::AccessDenied
-            | Alert::DecryptError),
-        ) => format!(
-            "the relay does not accept this kubeconfig's client certificate ({alert:?}): it is of another relay, expired \
-             or revoked; copy admin.kubeconfig from the relay's data directory again"
-        ),
-        Error::InvalidMessage(_) => "it does not speak TLS: is this the relay's API port?".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// The operating system's words without its error number.
-fn reason_of(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        _ => error.to_string(),
-    }
+    path
 }
 
 /// The quoted text of `299 - "text"` (RFC 9111 §5.5).
@@ -391,183 +498,4 @@ fn escape(segment: &str) -> String {
         }
     }
     escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-    };
-    use underpass_shared::resource::kind::Kind;
-
-    use super::*;
-    use crate::cli::{
-        Outcome,
-        kubeconfig::{self, Places},
-        testing::{Authority, Relay},
-    };
-
-    async fn error(relay: &Relay) -> String {
-        let run = relay.run("get tunnelnodes", "").await;
-        assert_eq!((run.outcome, run.out.as_str()), (Outcome::Failed, ""));
-        run.err
-    }
-
-    fn kubeconfig(relay: &Relay, server: &str) -> String {
-        relay.write_kubeconfig(&relay.authority, &relay.authority, server).display().to_string()
-    }
-
-    #[tokio::test]
-    async fn nobody_listening_is_said_with_address_and_file() {
-        let relay = Relay::start().await;
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let file = kubeconfig(&relay, &format!("https://{free}"));
-        assert_eq!(
-            error(&relay).await,
-            format!(
-                "error: cannot reach the relay's API: connection refused (is the relay running? tried https://{free} from {file})\n"
-            )
-        );
-    }
-
-    #[tokio::test]
-    async fn a_relay_of_another_authority_is_not_trusted() {
-        let relay = Relay::start().await;
-        relay.write_kubeconfig(&Authority::new(), &relay.authority, &format!("https://{}", relay.address));
-        assert!(error(&relay).await.contains("the relay's certificate is not of the CA in this kubeconfig"));
-        assert_eq!(relay.requests(), [] as [String; 0]);
-    }
-
-    #[tokio::test]
-    async fn a_certificate_for_another_name_is_refused_with_its_names() {
-        let relay = Relay::start_as(&["relay.example.com"]).await;
-        let text = error(&relay).await;
-        assert!(text.contains("the relay's certificate is not for 127.0.0.1, but for"), "{text}");
-        assert!(text.contains("relay.example.com"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn a_refused_client_certificate_is_said_to_be_so() {
-        let relay = Relay::start().await;
-        relay.write_kubeconfig(&relay.authority, &Authority::new(), &format!("https://{}", relay.address));
-        let text = error(&relay).await;
-        assert!(text.contains("the relay does not accept this kubeconfig's client certificate"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn what_is_no_tls_or_no_api_is_named() {
-        let relay = Relay::start().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        kubeconfig(&relay, &format!("https://{}", listener.local_addr().unwrap()));
-        let web = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read_buf(&mut Vec::with_capacity(16 << 10)).await.unwrap();
-            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-            listener.accept().await.unwrap();
-        });
-        assert!(error(&relay).await.contains("it does not speak TLS: is this the relay's API port?"));
-        let text = error(&relay).await;
-        assert!(text.contains("the connection ended during the TLS handshake"), "{text}");
-        web.await.unwrap();
-
-        kubeconfig(&relay, &format!("https://{}", relay.address));
-        let list = "/apis/core.apoxy.dev/v1alpha/tunnelnodes";
-        relay.refuse("GET", list, StatusCode::BAD_GATEWAY, &serde_json::json!("<html>\u{1b}[2J"));
-        assert_eq!(
-            error(&relay).await,
-            format!(
-                "error: https://{} answered 502 Bad Gateway with something that is not of the relay's API: \"<html>\\u001b[2J\"\n",
-                relay.address
-            )
-        );
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_is_too_long_is_not_read_to_its_end() {
-        let relay = Relay::start().await;
-        let list = "/apis/core.apoxy.dev/v1alpha/tunnelnodes";
-        relay.answer("GET", list, &Value::String("x".repeat(ANSWER_BYTES_MAX)));
-        assert_eq!(error(&relay).await, "error: the relay's answer is longer than 64 MiB\n");
-    }
-
-    #[tokio::test]
-    async fn paths_carry_prefix_project_and_namespace() {
-        let relay = Relay::start().await;
-        kubeconfig(&relay, &format!("https://{}/behind/projects/acme", relay.address));
-        relay.run("get projects", "").await;
-        relay.run("get gateways", "").await;
-        relay.run("get gateways -A --project other", "").await;
-        relay.run("get tn a/../b?c#d", "").await;
-        assert_eq!(
-            relay.requests(),
-            [
-                "GET /behind/apis/core.apoxy.dev/v1alpha2/projects",
-                "GET /behind/projects/acme/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways",
-                "GET /behind/projects/other/apis/gateway.networking.k8s.io/v1/gateways",
-                "GET /behind/projects/acme/apis/core.apoxy.dev/v1alpha/tunnelnodes/a%2F..%2Fb%3Fc%23d",
-            ]
-        );
-    }
-
-    fn client(relay: &Relay) -> (Client, String) {
-        let file = kubeconfig(relay, &format!("https://{}", relay.address));
-        let config = kubeconfig::load(&Places::new(Some(file.as_ref()))).unwrap();
-        let client = Client::new(&config, None).unwrap();
-        let info = Kind::TunnelNode.info();
-        let path = client.path(info, info.api_versions[0], None, None);
-        (client, path)
-    }
-
-    #[tokio::test]
-    async fn a_relay_that_does_not_answer_is_not_waited_for_forever() {
-        let relay = Relay::start().await;
-        let (mut silent, path) = client(&relay);
-        silent.get(&path).await.unwrap();
-        relay.fall_silent();
-        tokio::time::pause();
-        let text = silent.get(&path).await.unwrap_err().to_string();
-        assert_eq!(text, format!("the relay at https://{} did not answer within 60 s", relay.address));
-
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        kubeconfig(&relay, &format!("https://{}", listener.local_addr().unwrap()));
-        assert!(error(&relay).await.contains("cannot reach the relay's API: no answer within 10 s"));
-    }
-
-    #[tokio::test]
-    async fn a_closed_connection_is_made_anew() {
-        let relay = Relay::start().await;
-        let (mut client, path) = client(&relay);
-        client.get(&path).await.unwrap();
-        client.connection.as_ref().unwrap().driver.abort();
-        while !client.connection.as_ref().unwrap().driver.is_finished() {
-            tokio::task::yield_now().await;
-        }
-        client.get(&path).await.unwrap();
-        assert_eq!(relay.requests().len(), 2);
-    }
-
-    #[test]
-    fn warnings_are_unquoted() {
-        for (header, want) in [
-            ("299 - \"a \\\"b\\\"\"", Some("a \"b\"")),
-            ("299 relay \"text\" \"date\"", Some("text\" \"date")),
-            ("299 - \"cut", Some("cut")),
-            ("nothing quoted", None),
-        ] {
-            assert_eq!(warning_text(&HeaderValue::from_static(header)).as_deref(), want);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn escaped_names_are_one_segment(name in "\\PC{0,20}") {
-            let path = format!("/apis/{}", escape(&name));
-            let uri: http::Uri = path.parse().unwrap();
-            prop_assert_eq!(uri.path(), path.as_str());
-            prop_assert_eq!(uri.path().matches('/').count(), 2);
-            prop_assert!(!uri.path().ends_with("/.."), "{}", path);
-        }
-    }
 }

@@ -14,7 +14,7 @@ pub(crate) const FILE_BYTES_MAX: usize = 3 << 20;
 /// The most documents of one file.
 const DOCUMENTS_MAX: usize = 1_000;
 /// How deep lists and maps may nest.
-const DEPTH_MAX: usize = 100;
+const DEPTH_MAX: usize = 64;
 /// How many parser events the aliases of one document may replay: room for templates, none for bombs.
 const ALIAS_EVENTS_MAX: usize = 10_000;
 /// How many values all documents of a file may hold, aliases expanded.
@@ -243,8 +243,11 @@ impl Node {
     fn step<'a>(&self, path: &'a str) -> Option<(usize, &Self, &'a str)> {
         match &self.content {
             Content::List(items) => {
-                let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
-                let item = items.get(index.parse::<usize>().ok()?)?;
+                let (which, rest) = path.strip_prefix('.').unwrap_or(path).strip_prefix('[')?.split_once(']')?;
+                let item = match which.parse::<usize>() {
+                    Ok(index) => items.get(index)?,
+                    Err(_) => items.iter().find(|item| item.has_keys(which))?,
+                };
                 Some((item.line, item, rest))
             }
             Content::Map(fields) => {
@@ -264,6 +267,21 @@ impl Node {
             }
             _ => None,
         }
+    }
+
+    /// Whether this is the item that managed fields call `name="a",port=80`, or, in a set, `="a"`.
+    fn has_keys(&self, keys: &str) -> bool {
+        let is = |node: &Self, want: &str| match &node.content {
+            Content::Text(text) => text == want.trim_matches('"'),
+            Content::Number(number) => number.to_string() == want,
+            Content::Bool(flag) => flag.to_string() == want,
+            _ => false,
+        };
+        keys.split(',').all(|pair| match pair.split_once('=') {
+            Some(("", want)) => is(self, want),
+            Some((name, want)) => self.field(name).is_some_and(|field| is(&field.value, want)),
+            None => false,
+        })
     }
 
     fn count(&self) -> usize {
@@ -441,7 +459,7 @@ mod tests {
 
         assert!(error(&"[".repeat(50_000)).contains("limit exceeded"));
         let nested: String = (0..150).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
-        assert!(error(&nested).contains("nested deeper than 100 levels"), "{}", error(&nested));
+        assert!(error(&nested).contains(&format!("nested deeper than {DEPTH_MAX} levels")), "{}", error(&nested));
         assert!(error(&"---\na: 1\n".repeat(1_001)).contains("more than 1000 documents"));
     }
 
@@ -466,6 +484,10 @@ mod tests {
             ("spec.rules[0].to[0].z", Some(10)),
             ("spec.rules[0].missing.deep", Some(8)),
             ("spec.rules[9]", Some(7)),
+            (".spec.rules[name=\"a\"].to", Some(9)),
+            (".spec.rules[name=\"a\"].to[z=1]", Some(10)),
+            (".spec.rules[name=\"b\"].to", Some(7)),
+            (".spec.rules[name]", Some(7)),
             ("status", None),
             ("", None),
             ("[", None),

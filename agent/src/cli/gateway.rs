@@ -1,29 +1,31 @@
-//! `underpass gateway`: gateways, the routes attached to them, and what each says of the other.
+//! `underpass gateway`: gateways, and the routes of every kind that are attached to them.
+//!
+//! Reads the objects; how they look is for `pages`.
 
 use serde_json::Value;
 use underpass_shared::resource::kind::Kind;
 
 use super::{
     GatewayCommand, GlobalArgs, Outcome, RoutesCommand,
-    client::Client,
-    duration,
-    get::{self, KindWord, ListArgs},
-    print::{Console, Format, clean_line, columns, serialise},
-    table::{self, cell, condition, join, name, scalar, text},
+    client::{Client, ClientError},
+    fields::{ROUTES, is_route},
+    get::{self, ListArgs},
+    kinds::KindWord,
+    pages,
+    print::{Console, Output, columns},
+    status::ApiError,
 };
 use crate::clock;
-
-/// Groups under which a reference may name a Gateway; both are views of one object.
-const GATEWAY_GROUPS: [&str; 2] = ["gateway.networking.k8s.io", "gateway.apoxy.dev"];
 
 pub(crate) async fn run(
     global: &GlobalArgs,
     command: Option<GatewayCommand>,
     console: &mut Console<'_>,
 ) -> anyhow::Result<Outcome> {
+    let gateways = KindWord::of(Kind::Gateway);
     match command {
-        None => get::run(global, &KindWord::GATEWAY, &ListArgs::default(), console).await,
-        Some(GatewayCommand::List(list)) => get::run(global, &KindWord::GATEWAY, &list, console).await,
+        None => get::list(global, &gateways, &ListArgs::default(), console).await,
+        Some(GatewayCommand::List(list)) => get::list(global, &gateways, &list, console).await,
         Some(GatewayCommand::Get { name, output }) => show_gateway(global, &name, output, console).await,
         Some(GatewayCommand::Routes { command }) => match command {
             None => list_routes(global, &ListArgs::default(), console).await,
@@ -36,40 +38,42 @@ pub(crate) async fn run(
 async fn show_gateway(
     global: &GlobalArgs,
     name: &str,
-    output: Format,
+    output: Output,
     console: &mut Console<'_>,
 ) -> anyhow::Result<Outcome> {
     let (mut client, namespace) = global.connect()?;
     let gateway = object(&mut client, Kind::Gateway, &namespace, name).await?;
-    if print_plainly(&gateway, Kind::Gateway, output, console)? {
-        return Ok(Outcome::Done);
+    if matches!(output, Output::Table | Output::Wide) {
+        let sets = everywhere(&mut client, Kind::ListenerSet).await?;
+        let routes = all_routes(&mut client).await?;
+        write!(console.out, "{}", pages::gateway(&gateway, &sets, &routes, clock::now()))?;
+    } else {
+        get::print_one(gateway, output, console)?;
     }
-    let info = Kind::HttpRoute.info();
-    let list = client.get(&client.path(info, info.api_versions[0], None, None)).await?;
     console.warn(&client.take_warnings())?;
-    let routes = list["items"].as_array().map_or(&[][..], Vec::as_slice);
-    write!(console.out, "{}", describe_gateway(&gateway, routes))?;
     Ok(Outcome::Done)
 }
 
 async fn list_routes(global: &GlobalArgs, list: &ListArgs, console: &mut Console<'_>) -> anyhow::Result<Outcome> {
-    let mut list = list.clone();
-    for name in &mut list.names {
-        *name = http_name(name)?.to_owned();
-    }
-    if !matches!(list.output, Format::Table | Format::Wide) {
-        return get::run(global, &KindWord { kind: Kind::HttpRoute, name: None }, &list, console).await;
+    let words = match list.names.as_slice() {
+        [] => ROUTES.iter().map(|(kind, _)| KindWord::of(*kind)).collect(),
+        names => names.iter().map(|name| route_word(name)).collect::<anyhow::Result<Vec<_>>>()?,
+    };
+    let show = &list.show;
+    if !show.is_page() {
+        return get::show_words(global, &words, show, console).await;
     }
     let (mut client, namespace) = global.connect()?;
-    let scope = (!list.all_namespaces).then_some(namespace.as_str());
-    let found = get::read(&mut client, Kind::HttpRoute.info(), scope, &list.names).await?;
+    let found = get::read(&mut client, &words, (!show.all_namespaces).then_some(&namespace), &show.selection()).await?;
     console.warn(&client.take_warnings())?;
     if !found.objects.is_empty() {
-        write!(console.out, "{}", routes_table(&found.objects, list.all_namespaces))?;
+        let (header, rows) = pages::routes(&found.objects, show.all_namespaces, clock::now());
+        write!(console.out, "{}", columns(&header, &rows))?;
     } else if list.names.is_empty() {
-        console.note(&match scope {
-            Some(namespace) => format!("No routes found in {namespace} namespace."),
-            None => "No routes found.".to_owned(),
+        console.note(&if show.all_namespaces {
+            "No routes found.".to_owned()
+        } else {
+            format!("No routes found in {namespace} namespace.")
         })?;
     }
     found.errors.iter().for_each(|error| console.complain(error));
@@ -79,248 +83,58 @@ async fn list_routes(global: &GlobalArgs, list: &ListArgs, console: &mut Console
 async fn show_route(
     global: &GlobalArgs,
     route: &str,
-    output: Format,
+    output: Output,
     console: &mut Console<'_>,
 ) -> anyhow::Result<Outcome> {
-    let name = http_name(route)?;
+    let word = route_word(route)?;
     let (mut client, namespace) = global.connect()?;
-    let route = object(&mut client, Kind::HttpRoute, &namespace, name).await?;
+    let route = object(&mut client, word.kind, &namespace, word.name.as_deref().unwrap_or_default()).await?;
     console.warn(&client.take_warnings())?;
-    if !print_plainly(&route, Kind::HttpRoute, output, console)? {
-        write!(console.out, "{}", describe_route(&route))?;
+    if matches!(output, Output::Table | Output::Wide) {
+        write!(console.out, "{}", pages::route(&route, clock::now()))?;
+    } else {
+        get::print_one(route, output, console)?;
     }
     Ok(Outcome::Done)
 }
 
 async fn object(client: &mut Client, kind: Kind, namespace: &str, name: &str) -> anyhow::Result<Value> {
-    let info = kind.info();
-    Ok(client.get(&client.path(info, info.api_versions[0], Some(namespace), Some(name))).await?)
-}
-
-/// Prints the formats that are not for people; false when the caller has to print a table.
-fn print_plainly(object: &Value, kind: Kind, output: Format, console: &mut Console<'_>) -> anyhow::Result<bool> {
-    match output {
-        Format::Table | Format::Wide => return Ok(false),
-        Format::Name => console.say(&get::full_name(kind.info(), text(&object["apiVersion"]), &name(object)))?,
-        Format::Json | Format::Yaml => write!(console.out, "{}", serialise(vec![object.clone()], false, output)?)?,
-    }
-    Ok(true)
-}
-
-/// The name in `http/NAME` or `NAME`.
-fn http_name(route: &str) -> anyhow::Result<&str> {
-    match route.split_once('/') {
-        None | Some(("http" | "httproute" | "httproutes", _)) if !route.ends_with('/') => {
-            Ok(route.split_once('/').map_or(route, |(_, name)| name))
-        }
-        Some((kind @ ("tcp" | "tls" | "grpc" | "udp"), _)) => {
-            anyhow::bail!("{} routes are not served yet: only http/NAME is", kind.to_uppercase())
-        }
-        _ => anyhow::bail!("`{route}` names no route: write http/NAME"),
+    let found =
+        get::read(client, &[KindWord { name: Some(name.to_owned()), ..KindWord::of(kind) }], Some(namespace), &[])
+            .await?;
+    match (found.objects.into_iter().next(), found.errors.into_iter().next()) {
+        (Some(object), _) => Ok(object),
+        (None, error) => anyhow::bail!(error.unwrap_or_default()),
     }
 }
 
-/// The gateway, its listeners, and a table of every attached route with its conditions.
-fn describe_gateway(gateway: &Value, routes: &[Value]) -> String {
-    let (spec, status) = (&gateway["spec"], &gateway["status"]);
-    let namespace = text(&gateway["metadata"]["namespace"]);
-    let mut page = headline("Gateway", gateway);
-    page += &field("Class", &cell(&spec["gatewayClassName"]));
-    page += &field("Addresses", &join(&status["addresses"], |address| scalar(&address["value"])));
-    page += &conditions_field(&status["conditions"]);
-
-    let states = status["listeners"].as_array().map_or(&[][..], Vec::as_slice);
-    let listeners = spec["listeners"].as_array().into_iter().flatten().map(|listener| {
-        let none = Value::Null;
-        let state = states.iter().find(|state| state["name"] == listener["name"]).unwrap_or(&none);
-        let hostname = if listener["hostname"].is_string() { text(&listener["hostname"]) } else { "*" };
-        vec![
-            scalar(&listener["name"]),
-            cell(&listener["port"]),
-            cell(&listener["protocol"]),
-            hostname.to_owned(),
-            cell(&state["attachedRoutes"]),
-            condition(&state["conditions"], "Programmed"),
-        ]
-    });
-    page += "\nListeners:\n";
-    page += &columns(&["NAME", "PORT", "PROTOCOL", "HOSTNAME", "ROUTES", "PROGRAMMED"], &listeners.collect::<Vec<_>>());
-
-    let mut rows = Vec::new();
-    for route in routes {
-        for (reference, conditions) in parents(route) {
-            if !is_gateway(reference, route, namespace, &name(gateway)) {
-                continue;
-            }
-            let mut row = vec![
-                format!("HTTPRoute {}", route_name(route, namespace)),
-                table::hostnames(route),
-                listener_of(reference),
-                table::backends(route),
-            ];
-            row.extend(verdict(conditions));
-            rows.push(row);
-        }
+/// The routes of all kinds in all namespaces.
+pub(crate) async fn all_routes(client: &mut Client) -> Result<Vec<Value>, ClientError> {
+    let mut routes = Vec::new();
+    for (kind, _) in ROUTES {
+        routes.extend(everywhere(client, kind).await?);
     }
-    if rows.is_empty() {
-        page += &format!("\nAttached routes: none (a route attaches with parentRefs: [{{name: {}}}])\n", name(gateway));
-        return clean_page(&page);
-    }
-    page += "\nAttached routes:\n";
-    let header = ["ROUTE", "HOSTNAMES", "LISTENER", "BACKENDS", "ACCEPTED", "RESOLVED", "MESSAGE"];
-    clean_page(&(page + &columns(&header, &rows)))
+    Ok(routes)
 }
 
-/// The route, its rules, and what each gateway says of it.
-fn describe_route(route: &Value) -> String {
-    let mut page = headline("HTTPRoute", route);
-    page += &field("Hostnames", &table::hostnames(route));
-
-    let mut rows = Vec::new();
-    for (index, rule) in route["spec"]["rules"].as_array().into_iter().flatten().enumerate() {
-        let matches = match rule["matches"].as_array() {
-            Some(matches) if !matches.is_empty() => matches.iter().map(match_text).collect(),
-            _ => vec!["PathPrefix /".to_owned()],
-        };
-        let backends = join(&rule["backendRefs"], |reference| {
-            let weight = reference["weight"].as_u64().filter(|weight| *weight != 1);
-            let kind = reference["kind"].as_str().unwrap_or("Service");
-            let weight = weight.map(|weight| format!(" (weight {weight})")).unwrap_or_default();
-            format!("{kind} {}{weight}", table::backend_of(reference))
-        });
-        for (position, line) in matches.into_iter().enumerate() {
-            let number = if position == 0 { (index + 1).to_string() } else { "or".to_owned() };
-            rows.push(vec![number, line, if position == 0 { backends.clone() } else { String::new() }]);
-        }
-    }
-    page += "\nRules:\n";
-    page += &columns(&["RULE", "MATCH", "BACKENDS"], &rows);
-
-    let rows: Vec<Vec<String>> = parents(route)
-        .map(|(reference, conditions)| {
-            let mut row = vec![table::gateway_of(reference)];
-            row.extend(verdict(conditions));
-            row
-        })
-        .collect();
-    page += "\nGateways:\n";
-    clean_page(&(page + &columns(&["GATEWAY", "ACCEPTED", "RESOLVED", "MESSAGE"], &rows)))
-}
-
-fn routes_table(routes: &[Value], has_namespaces: bool) -> String {
-    let mut header = vec!["ROUTE", "HOSTNAMES", "GATEWAYS", "BACKENDS", "ACCEPTED", "RESOLVED", "AGE"];
-    if has_namespaces {
-        header.insert(0, "NAMESPACE");
-    }
-    let rows: Vec<Vec<String>> = routes
-        .iter()
-        .map(|route| {
-            let mut row = vec![
-                format!("http/{}", name(route)),
-                table::hostnames(route),
-                join(&route["spec"]["parentRefs"], table::gateway_of),
-                table::backends(route),
-                table::over_parents(route, "Accepted"),
-                table::over_parents(route, "ResolvedRefs"),
-                duration::age(text(&route["metadata"]["creationTimestamp"]), clock::now()),
-            ];
-            if has_namespaces {
-                row.insert(0, text(&route["metadata"]["namespace"]).to_owned());
-            }
-            row
-        })
-        .collect();
-    columns(&header, &rows)
-}
-
-/// Every parent that the route names, with the conditions that its status has for it.
-fn parents(route: &Value) -> impl Iterator<Item = (&Value, &Value)> {
-    const IDENTITY: [&str; 4] = ["name", "namespace", "sectionName", "port"];
-    let namespace = &route["metadata"]["namespace"];
-    let part = move |reference: &Value, field: &str| match &reference[field] {
-        Value::Null if field == "namespace" => namespace.clone(),
-        value => value.clone(),
-    };
-    let states = route["status"]["parents"].as_array().map_or(&[][..], Vec::as_slice);
-    route["spec"]["parentRefs"].as_array().into_iter().flatten().map(move |reference| {
-        let is_same =
-            |state: &&Value| IDENTITY.iter().all(|field| part(&state["parentRef"], field) == part(reference, field));
-        (reference, states.iter().find(is_same).map_or(&Value::Null, |state| &state["conditions"]))
-    })
-}
-
-fn is_gateway(reference: &Value, route: &Value, namespace: &str, name: &str) -> bool {
-    let or = |field: &str, default| reference[field].as_str().unwrap_or(default);
-    GATEWAY_GROUPS.contains(&or("group", GATEWAY_GROUPS[0]))
-        && or("kind", "Gateway") == "Gateway"
-        && or("namespace", text(&route["metadata"]["namespace"])) == namespace
-        && or("name", "") == name
-}
-
-/// `NAME`, or `NAMESPACE/NAME` when the route lives elsewhere than its gateway.
-fn route_name(route: &Value, namespace: &str) -> String {
-    match text(&route["metadata"]["namespace"]) {
-        own if own.is_empty() || own == namespace => name(route),
-        own => format!("{own}/{}", name(route)),
+/// The objects of a kind in all namespaces; none when the relay does not serve the kind.
+pub(crate) async fn everywhere(client: &mut Client, kind: Kind) -> Result<Vec<Value>, ClientError> {
+    match get::read(client, &[KindWord::of(kind)], None, &[]).await {
+        Ok(found) => Ok(found.objects),
+        Err(error) if error.as_api().is_some_and(ApiError::is_not_found) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 
-fn listener_of(reference: &Value) -> String {
-    match (reference["sectionName"].as_str(), reference["port"].as_u64()) {
-        (Some(section), _) => section.to_owned(),
-        (None, Some(port)) => format!("port {port}"),
-        (None, None) => "all".to_owned(),
+/// `http/NAME`, `grpc/NAME`…, or NAME alone for an HTTPRoute.
+fn route_word(route: &str) -> anyhow::Result<KindWord> {
+    let (word, name) = route.split_once('/').unwrap_or(("http", route));
+    let short = ROUTES.iter().find(|(_, short)| *short == word).map(|(kind, _)| KindWord::of(*kind));
+    let long = || word.parse::<KindWord>().ok().filter(|word| is_route(word.kind));
+    match short.or_else(long).filter(|_| !name.is_empty()) {
+        Some(word) => Ok(KindWord { name: Some(name.to_owned()), ..word }),
+        None => anyhow::bail!("`{route}` names no route: write http/NAME, grpc/NAME, tls/NAME, tcp/NAME or udp/NAME"),
     }
-}
-
-/// Accepted, resolved, and why not.
-fn verdict(conditions: &Value) -> [String; 3] {
-    [condition(conditions, "Accepted"), condition(conditions, "ResolvedRefs"), table::complaints(conditions)]
-}
-
-fn match_text(of: &Value) -> String {
-    let mut parts = Vec::new();
-    if let Some(method) = of["method"].as_str() {
-        parts.push(method.to_owned());
-    }
-    let path = &of["path"];
-    let kind = path["type"].as_str().unwrap_or("PathPrefix");
-    parts.push(format!("{kind} {}", path["value"].as_str().unwrap_or("/")));
-    for (field, word) in [("headers", "header"), ("queryParams", "query")] {
-        for value in of[field].as_array().into_iter().flatten() {
-            let operator = if value["type"] == "RegularExpression" { "~" } else { "=" };
-            parts.push(format!("{word} {}{operator}{}", scalar(&value["name"]), scalar(&value["value"])));
-        }
-    }
-    parts.join(", ")
-}
-
-fn headline(kind: &str, object: &Value) -> String {
-    let metadata = &object["metadata"];
-    let age = duration::age(text(&metadata["creationTimestamp"]), clock::now());
-    let mut page = field(kind, &name(object));
-    page += &field("Namespace", &cell(&metadata["namespace"]));
-    page + &field("Age", &age)
-}
-
-fn conditions_field(conditions: &Value) -> String {
-    let mut page = String::new();
-    for (index, found) in conditions.as_array().into_iter().flatten().enumerate() {
-        let kind = text(&found["type"]);
-        let message = if found["status"] == "True" { "" } else { text(&found["message"]) };
-        let title = if index == 0 { "Conditions" } else { "" };
-        page += &field(title, format!("{kind}={} {message}", condition(conditions, kind)).trim_end());
-    }
-    page
-}
-
-fn field(title: &str, value: &str) -> String {
-    let title = if title.is_empty() { String::new() } else { format!("{title}:") };
-    format!("{title:12}{}\n", clean_line(value))
-}
-
-fn clean_page(page: &str) -> String {
-    super::print::clean(page)
 }
 
 #[cfg(test)]
@@ -328,128 +142,17 @@ mod tests {
     use http::StatusCode;
     use serde_json::json;
 
-    use super::*;
-    use crate::cli::testing::Relay;
-
-    fn conditions(accepted: &str, reason: &str, message: &str) -> Value {
-        json!([{"type": "Accepted", "status": accepted, "reason": reason, "message": message},
-               {"type": "ResolvedRefs", "status": "True", "reason": "ResolvedRefs", "message": "fine"}])
-    }
-
-    fn gateway() -> Value {
-        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
-            "metadata": {"name": "default", "namespace": "default"},
-            "spec": {"gatewayClassName": "default", "listeners": [
-                {"name": "http", "port": 80, "protocol": "HTTP"},
-                {"name": "https", "port": 443, "protocol": "HTTPS", "hostname": "*.example.com"}]},
-            "status": {"addresses": [{"type": "IPAddress", "value": "0.0.0.0"}],
-                "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted"},
-                               {"type": "Programmed", "status": "False", "reason": "AddressNotUsable", "message": "port 443 is taken"}],
-                "listeners": [{"name": "http", "attachedRoutes": 2, "conditions": [{"type": "Programmed", "status": "True"}]}]}})
-    }
-
-    fn routes() -> [Value; 4] {
-        let route = |name: &str, namespace: &str, parents: Value, status: Value| {
-            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": {"parentRefs": parents, "hostnames": ["api.example.com"], "rules": [
-                    {"matches": [{"path": {"type": "Exact", "value": "/v1"}, "method": "GET",
-                                  "headers": [{"name": "x-a", "value": "b", "type": "Exact"}]},
-                                 {"queryParams": [{"name": "q", "value": ".*", "type": "RegularExpression"}]}],
-                     "backendRefs": [{"kind": "Backend", "name": "be", "port": 8080, "weight": 90}, {"kind": "Backend", "name": "c", "port": 1, "weight": 1}]},
-                    {"backendRefs": [{"name": "svc", "port": 80}]}]},
-                "status": {"parents": status}})
-        };
-        [
-            route(
-                "api-route",
-                "default",
-                json!([{"name": "default"}]),
-                json!([{"parentRef": {"name": "default", "namespace": "default"}, "conditions": conditions("True", "Accepted", "")}]),
-            ),
-            route(
-                "far",
-                "shop",
-                json!([{"group": "gateway.apoxy.dev", "kind": "Gateway", "name": "default", "namespace": "default", "sectionName": "http"}]),
-                json!([{"parentRef": {"name": "default", "namespace": "default", "sectionName": "http"},
-                        "conditions": conditions("False", "NotAllowedByListeners", "routes of other\n\u{1b}[2Jnamespaces")}]),
-            ),
-            route("other", "shop", json!([{"name": "default"}]), json!([])),
-            route("another", "default", json!([{"name": "eg"}]), json!([])),
-        ]
-    }
-
-    #[test]
-    fn a_gateway_is_shown_with_every_attached_route() {
-        assert_eq!(
-            describe_gateway(&gateway(), &routes()),
-            "\
-Gateway:    default
-Namespace:  default
-Age:        -
-Class:      default
-Addresses:  0.0.0.0
-Conditions: Accepted=True
-            Programmed=False (AddressNotUsable) port 443 is taken
-
-Listeners:
-NAME    PORT   PROTOCOL   HOSTNAME        ROUTES   PROGRAMMED
-http    80     HTTP       *               2        True
-https   443    HTTPS      *.example.com   -        -
-
-Attached routes:
-ROUTE                 HOSTNAMES         LISTENER   BACKENDS             ACCEPTED                        RESOLVED   MESSAGE
-HTTPRoute api-route   api.example.com   all        be:8080,c:1,svc:80   True                            True
-HTTPRoute shop/far    api.example.com   http       be:8080,c:1,svc:80   False (NotAllowedByListeners)   True       routes of other [2Jnamespaces
-"
-        );
-        assert!(
-            describe_gateway(&gateway(), &[])
-                .ends_with("Attached routes: none (a route attaches with parentRefs: [{name: default}])\n")
-        );
-    }
-
-    #[test]
-    fn a_route_is_shown_with_its_rules_and_gateways() {
-        assert_eq!(
-            describe_route(&routes()[0]),
-            "\
-HTTPRoute:  api-route
-Namespace:  default
-Age:        -
-Hostnames:  api.example.com
-
-Rules:
-RULE   MATCH                          BACKENDS
-1      GET, Exact /v1, header x-a=b   Backend be:8080 (weight 90),Backend c:1
-or     PathPrefix /, query q~.*
-2      PathPrefix /                   Service svc:80
-
-Gateways:
-GATEWAY   ACCEPTED   RESOLVED   MESSAGE
-default   True       True
-"
-        );
-    }
-
-    #[test]
-    fn pages_of_arbitrary_objects_are_made() {
-        for odd in [
-            json!(null),
-            json!({}),
-            json!([]),
-            json!({"spec": {"parentRefs": [1], "rules": [1, {"matches": [1]}], "listeners": [1]}}),
-        ] {
-            assert!(describe_gateway(&odd, std::slice::from_ref(&odd)).contains("Listeners:"));
-            assert!(describe_route(&odd).contains("Rules:"));
-        }
-    }
+    use crate::cli::{
+        pages::tests::{sample_gateway, sample_routes},
+        print::text,
+        testing::Relay,
+    };
 
     #[tokio::test]
     async fn the_commands_of_the_guide_work() {
         let relay = Relay::start().await;
-        relay.put("/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways/default", &gateway());
-        for route in routes() {
+        relay.put("/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways/default", &sample_gateway());
+        for route in sample_routes() {
             let metadata = &route["metadata"];
             relay.put(
                 &format!(
@@ -485,14 +188,12 @@ default   True       True
     }
 
     #[tokio::test]
-    async fn routes_of_other_types_are_said_not_to_be_served() {
+    async fn what_names_no_route_is_refused() {
         let relay = Relay::start().await;
         for (route, want) in [
-            ("tcp/x", "error: TCP routes are not served yet: only http/NAME is\n"),
-            ("grpc/x", "error: GRPC routes are not served yet: only http/NAME is\n"),
-            ("ftp/x", "error: `ftp/x` names no route: write http/NAME\n"),
-            ("http/", "error: `http/` names no route: write http/NAME\n"),
-            ("http/nobody", "error: httproutes \"nobody\" not found\n"),
+            ("ftp/x", "error: `ftp/x` names no route: write http/NAME, grpc/NAME, tls/NAME, tcp/NAME or udp/NAME\n"),
+            ("http/", "error: `http/` names no route: write http/NAME, grpc/NAME, tls/NAME, tcp/NAME or udp/NAME\n"),
+            ("udp/nobody", "error: udproutes \"nobody\" not found\n"),
         ] {
             assert_eq!(relay.run(&format!("gateway routes get {route}"), "").await.err, want);
         }
@@ -502,9 +203,6 @@ default   True       True
             StatusCode::FORBIDDEN,
             &json!({"kind": "Status", "message": "agents may not"}),
         );
-        assert_eq!(
-            relay.run("gateway get x", "").await.err,
-            "error: agents may not (only the admin certificate may use the API)\n"
-        );
+        assert_eq!(relay.run("gateway get x", "").await.err, "error: agents may not\n");
     }
 }

@@ -28,6 +28,7 @@ pub struct Kubeconfig {
     /// PEM.
     pub(crate) ca: Vec<u8>,
     pub(crate) client: Option<ClientIdentity>,
+    pub(crate) token: Option<BearerToken>,
     /// The namespace that the context names.
     pub namespace: Option<String>,
 }
@@ -41,6 +42,28 @@ pub(crate) struct ClientIdentity {
 impl fmt::Debug for ClientIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClientIdentity(..)")
+    }
+}
+
+/// What a request says in `Authorization: Bearer …` (RFC 6750 §2.1): visible ASCII, so that it fits a header.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct BearerToken(String);
+
+impl BearerToken {
+    /// `None` when the text cannot stand in a header.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(text.to_owned()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken(..)")
     }
 }
 
@@ -88,6 +111,12 @@ pub enum Problem {
     NoCurrentContext,
     #[error("no {kind} is called `{name}`")]
     Missing { kind: &'static str, name: String },
+    #[error("there already is a {kind} called `{name}`")]
+    Exists { kind: &'static str, name: String },
+    #[error(
+        "the new context `{name}` has no {field}, and there is no current context to take it from: name it with --{field}"
+    )]
+    NoModel { name: String, field: &'static str },
     #[error("`server: {0}` is not a URL such as https://relay.example.com:6443")]
     Url(String),
     #[error("`server: {0}` is not https: the API is served over TLS only")]
@@ -106,9 +135,11 @@ pub enum Problem {
     File { field: &'static str, file: PathBuf, reason: String },
     #[error("`client-certificate-data` and `client-key-data` belong together: one of them is missing")]
     HalfIdentity,
-    #[error("`{0}` is not supported yet: use a client certificate")]
+    #[error("`{0}` is not a token: it must be one word of visible ASCII characters")]
+    Token(&'static str),
+    #[error("`{0}` is not supported: use a client certificate or a token")]
     UnsupportedUser(&'static str),
-    #[error("others on this machine can read the private key in {file}: run chmod 600 {file}", file = .0.display())]
+    #[error("others on this machine can read the private key or the token in {file}: run chmod 600 {file}", file = .0.display())]
     ReadableByOthers(PathBuf),
 }
 
@@ -154,6 +185,37 @@ impl Places {
     }
 }
 
+impl Places {
+    /// Where the user's own kubeconfig is, or will be.
+    pub(crate) fn own(&self) -> Option<&Path> {
+        self.0.first().map(PathBuf::as_path)
+    }
+}
+
+/// The text of the first kubeconfig that is there, and where that is; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read or is no text.
+pub(crate) fn read_text(places: &Places) -> Result<Option<(PathBuf, String)>, KubeconfigError> {
+    for path in &places.0 {
+        let failed = |source| KubeconfigError::Read { path: path.clone(), source };
+        let file = match fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if places.0.len() == 1 => return Err(failed(error)),
+            Err(_) => continue,
+        };
+        let bytes = read_bounded(file).map_err(failed)?;
+        let unusable = |problem| KubeconfigError::Unusable { path: path.clone(), problem };
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(unusable(Problem::TooLong));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| unusable(Problem::Syntax("not UTF-8 text".to_owned())))?;
+        return Ok(Some((path.clone(), text)));
+    }
+    Ok(None)
+}
+
 /// Reads the first kubeconfig that is there.
 ///
 /// # Errors
@@ -182,7 +244,7 @@ fn read(path: &Path, file: fs::File) -> Result<Kubeconfig, KubeconfigError> {
         .map_err(|_| Problem::Syntax("not UTF-8 text".to_owned()))
         .and_then(|text| parse(&text))
         .map_err(unusable)?;
-    if written.has_key_inside() && mode & 0o077 != 0 {
+    if written.has_secret_inside() && mode & 0o077 != 0 {
         return Err(unusable(Problem::ReadableByOthers(path.to_owned())));
     }
     resolve(&written, path).map_err(unusable)
@@ -209,8 +271,8 @@ struct Written {
 }
 
 impl Written {
-    fn has_key_inside(&self) -> bool {
-        self.users.iter().any(|user| user.user.client_key_data.is_some())
+    fn has_secret_inside(&self) -> bool {
+        self.users.iter().any(|user| user.user.client_key_data.is_some() || user.user.token.is_some())
     }
 }
 
@@ -258,9 +320,9 @@ struct User {
     client_certificate: Option<PathBuf>,
     client_key_data: Option<String>,
     client_key: Option<PathBuf>,
-    token: Option<serde::de::IgnoredAny>,
+    token: Option<String>,
     #[serde(rename = "tokenFile")]
-    token_file: Option<serde::de::IgnoredAny>,
+    token_file: Option<PathBuf>,
     username: Option<serde::de::IgnoredAny>,
     exec: Option<serde::de::IgnoredAny>,
     auth_provider: Option<serde::de::IgnoredAny>,
@@ -304,6 +366,7 @@ fn resolve(written: &Written, path: &Path) -> Result<Kubeconfig, Problem> {
         tls_server_name: cluster.tls_server_name.clone(),
         ca: ca.read(folder)?.ok_or(Problem::NoAuthority)?,
         client: client_identity(user, folder)?,
+        token: token(user, folder)?,
         namespace: context.namespace.clone().filter(|namespace| !namespace.is_empty()),
     })
 }
@@ -318,17 +381,12 @@ fn client_identity(user: &User, folder: &Path) -> Result<Option<ClientIdentity>,
         file: (user.client_key.as_deref(), "client-key"),
     };
     if let (None, Some(file)) = (user.client_key_data.as_ref(), user.client_key.as_ref()) {
-        let file = folder.join(file);
-        if fs::metadata(&file).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
-            return Err(Problem::ReadableByOthers(file));
-        }
+        refuse_readable(&folder.join(file))?;
     }
     match (certificate.read(folder)?, key.read(folder)?) {
         (Some(certificate), Some(key)) => Ok(Some(ClientIdentity { certificate, key })),
         (None, None) => {
             let unsupported = [
-                ("token", user.token.is_some()),
-                ("tokenFile", user.token_file.is_some()),
                 ("username", user.username.is_some()),
                 ("exec", user.exec.is_some()),
                 ("auth-provider", user.auth_provider.is_some()),
@@ -340,6 +398,29 @@ fn client_identity(user: &User, folder: &Path) -> Result<Option<ClientIdentity>,
         }
         _ => Err(Problem::HalfIdentity),
     }
+}
+
+/// The token in the kubeconfig, or that in a file beside it; the file is the fresher one and wins, as in kubectl.
+fn token(user: &User, folder: &Path) -> Result<Option<BearerToken>, Problem> {
+    if let Some(file) = &user.token_file {
+        let file = folder.join(file);
+        refuse_readable(&file)?;
+        let failed = |reason| Problem::File { field: "tokenFile", file: file.clone(), reason };
+        let bytes = fs::File::open(&file).and_then(read_bounded).map_err(|error| failed(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| Problem::Token("tokenFile"))?;
+        return BearerToken::parse(&text).map(Some).ok_or(Problem::Token("tokenFile"));
+    }
+    match user.token.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => BearerToken::parse(text).map(Some).ok_or(Problem::Token("token")),
+    }
+}
+
+fn refuse_readable(file: &Path) -> Result<(), Problem> {
+    if fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
+        return Err(Problem::ReadableByOthers(file.to_owned()));
+    }
+    Ok(())
 }
 
 /// A PEM text that is either inside the kubeconfig or in a file beside it.
@@ -455,8 +536,28 @@ users:
         );
         assert_eq!(parsed(&CONFIG.replace("certificate-authority-data", "x")).unwrap_err(), Problem::NoAuthority);
         assert_eq!(parsed(&CONFIG.replace("client-key-data", "x")).unwrap_err(), Problem::HalfIdentity);
-        let token = CONFIG.replace("client-certificate-data: Y2VydA==", "token: abc").replace("client-key-data", "x");
-        assert_eq!(parsed(&token).unwrap_err(), Problem::UnsupportedUser("token"));
+        let exec = CONFIG.replace("client-certificate-data: Y2VydA==", "exec: {}").replace("client-key-data", "x");
+        assert_eq!(parsed(&exec).unwrap_err(), Problem::UnsupportedUser("exec"));
+    }
+
+    #[test]
+    fn a_token_is_read_from_the_kubeconfig_or_from_a_file() {
+        let with = |line: &str| {
+            CONFIG.replace("client-certificate-data: Y2VydA==", line).replace("client-key-data: |\n      a2V5", "x: y")
+        };
+        let config = parsed(&with("token: abc.d-e_f")).unwrap();
+        assert_eq!(config.token.as_ref().map(BearerToken::as_str), Some("abc.d-e_f"));
+        assert!(config.client.is_none() && !format!("{config:?}").contains("abc"));
+        assert_eq!(parsed(&with("token: 'a b'")).unwrap_err(), Problem::Token("token"));
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("t");
+        let load = || parsed(&with(&format!("token: old\n    tokenFile: {}", file.display())));
+        assert!(matches!(load().unwrap_err(), Problem::File { field: "tokenFile", .. }));
+        write(&file, "fresh\n", 0o644);
+        assert_eq!(load().unwrap_err(), Problem::ReadableByOthers(file.clone()));
+        write(&file, "fresh\n", 0o600);
+        assert_eq!(load().unwrap().token.unwrap().as_str(), "fresh");
     }
 
     #[test]

@@ -172,7 +172,10 @@ fn resolve(api_version: &str, kind: &str) -> Result<(&'static KindInfo, &'static
 
 /// Says that nothing is called `word`, and what it may have been meant to be.
 pub(crate) fn unknown_kind(word: &str) -> String {
-    let near: Vec<&str> = KINDS.iter().map(|info| info.name).filter(|name| is_near(name, word)).collect();
+    let mut near: Vec<&str> = KINDS.iter().map(|info| info.name).filter(|name| is_near(name, word)).collect();
+    if let Some(same) = near.iter().find(|name| name.eq_ignore_ascii_case(word)) {
+        near = vec![same];
+    }
     if near.is_empty() {
         let all: Vec<&str> = KINDS.iter().map(|info| info.name).collect();
         return format!("unknown kind `{word}`: the relay serves {}", all.join(", "));
@@ -259,12 +262,12 @@ mod tests {
             ["f.yaml: document 1, line 2: unknown kind `HttpRoute`: did you mean HTTPRoute?"]
         );
         assert_eq!(
-            problems(&manifest("gateway.networking.k8s.io/v1beta1", "HTTPRoute")),
-            ["f.yaml: document 1, line 1: HTTPRoute is not served as `gateway.networking.k8s.io/v1beta1`: \
+            problems(&manifest("gateway.networking.k8s.io/v9", "GRPCRoute")),
+            ["f.yaml: document 1, line 1: GRPCRoute is not served as `gateway.networking.k8s.io/v9`: \
               write `gateway.networking.k8s.io/v1` or `gateway.apoxy.dev/v1`"]
         );
         assert!(problems(&manifest("core.apoxy.dev/v1alpha", "TunelNode"))[0].ends_with("did you mean TunnelNode?"));
-        assert!(problems(&manifest("v1", "ConfigMap"))[0].contains("the relay serves Project, TunnelNode"));
+        assert!(problems(&manifest("v1", "Unicorn"))[0].contains("the relay serves Project, Namespace"));
     }
 
     #[test]

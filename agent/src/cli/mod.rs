@@ -4,38 +4,72 @@
 //! is pure.
 
 pub mod client;
+pub mod completion;
 pub mod duration;
 pub mod files;
+pub mod jsonpath;
 pub mod kubeconfig;
 pub mod print;
 pub mod status;
 pub mod token;
 
+mod access;
+mod api_resources;
 mod apply;
+mod auth;
+mod config;
+mod contexts;
 mod delete;
+mod describe;
+mod diff;
 mod documents;
+mod edit;
+mod explain;
+mod fields;
 mod gateway;
 mod get;
+mod kinds;
 mod manifest;
+mod pages;
+mod patch;
+mod project;
 mod table;
 #[cfg(test)]
 mod testing;
 mod version;
+mod wait;
+mod write;
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
 };
 
 use clap::{ArgGroup, Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
-use underpass_shared::identity::{NodeName, ProjectName};
+use underpass_shared::{
+    identity::{NodeName, ProjectName},
+    resource::kind::Kind,
+};
 
 use self::{
+    access::AccessCommand,
+    api_resources::ResourcesArgs,
+    apply::ApplyArgs,
+    auth::AuthCommand,
     client::Client,
-    files::FileArgs,
-    get::{KindWord, ListArgs},
+    config::ConfigCommand,
+    delete::DeleteArgs,
+    describe::DescribeArgs,
+    diff::DiffArgs,
+    edit::EditArgs,
+    explain::ExplainArgs,
+    get::{GetArgs, ListArgs},
+    kinds::KindWord,
     kubeconfig::{Kubeconfig, Places},
-    print::{Console, Format},
+    patch::{Mark, MarkArgs, PatchArgs},
+    print::{Console, OUTPUTS, Output},
+    project::ProjectCommand,
+    wait::WaitArgs,
 };
 use crate::config::RunArgs;
 
@@ -83,49 +117,83 @@ fn namespace(text: &str) -> Result<String, String> {
 pub enum Command {
     /// Create or change the resources that files describe
     #[command(
-        override_usage = "underpass apply -f FILE|DIRECTORY|- [-f ...] [-R]",
+        override_usage = "underpass apply -f FILE|DIRECTORY|- [-f ...] [-R] [--prune -l LABELS] [OPTIONS]",
         group(ArgGroup::new("input").args(["filenames"]).required(true))
     )]
     #[command(after_help = "Everything is read and checked before anything is sent.\n\nExamples:\n  \
         underpass apply -f backend.yaml -f route.yaml\n  \
-        underpass apply -f manifests/ -R\n  \
+        underpass apply -f manifests/ -R --dry-run\n  \
+        underpass apply -f shop/ --prune -l app=shop\n  \
         kubectl get httproute web -o yaml | underpass apply -f -")]
-    Apply {
-        #[command(flatten)]
-        files: FileArgs,
-    },
-    /// Show resources
+    Apply(ApplyArgs),
+    /// Show what apply would change
+    #[command(
+        override_usage = "underpass diff -f FILE|DIRECTORY|- [-f ...] [-R]",
+        group(ArgGroup::new("input").args(["filenames"]).required(true)),
+        after_help = "Exits with 0 when nothing would change, with 1 when something would, with more when that cannot be \
+        told.\n\nExamples:\n  \
+        underpass diff -f manifests/ -R\n  \
+        underpass diff -f - < route.yaml"
+    )]
+    Diff(DiffArgs),
+    /// Change a resource in your editor
     #[command(after_help = "Examples:\n  \
-        underpass get tunnelnodes\n  \
+        underpass edit httproute web\n  \
+        underpass edit backend/app --editor 'code --wait'")]
+    Edit(EditArgs),
+    /// Change fields of resources
+    #[command(after_help = "Examples:\n  \
+        underpass patch tunnelnode office -p '{\"spec\": {\"egressGateway\": {\"enabled\": true}}}'\n  \
+        underpass patch httproute/web --type json -p '[{\"op\": \"remove\", \"path\": \"/spec/hostnames/0\"}]'")]
+    Patch(PatchArgs),
+    /// Set or remove labels of resources
+    #[command(after_help = "Examples:\n  \
+        underpass label httproute web app=shop tier-\n  \
+        underpass label backends --all app=shop --overwrite")]
+    Label(MarkArgs),
+    /// Set or remove annotations of resources
+    #[command(after_help = "Example:\n  underpass annotate tunnelnode/office example.com/owner=ops")]
+    Annotate(MarkArgs),
+    /// Wait until resources are ready, have a value, are there, or are gone
+    #[command(after_help = "Routes and policies have a condition when all their parents say so.\n\nExamples:\n  \
+        underpass wait tunnelnode/office --for=condition=Ready --timeout 2m\n  \
+        underpass wait httproutes -l app=shop --for=condition=Accepted\n  \
+        underpass wait gateway/default --for=jsonpath='{.status.addresses[0].value}'\n  \
+        underpass wait backend/old --for=delete")]
+    Wait(WaitArgs),
+    /// Show resources
+    #[command(
+        override_usage = "underpass get KIND[,KIND...] [NAME...] [options]\n       underpass get KIND/NAME... [options]\n       underpass get -f FILE [options]",
+        after_help = "Examples:\n  \
+        underpass get tunnelnodes,httproutes\n  \
         underpass get httproute web -o yaml\n  \
-        underpass get backends -A -o wide")]
-    Get {
-        /// tunnelnode, backend, httproute, gateway, gatewayclass, proxy or project; also KIND/NAME
-        #[arg(value_name = "KIND")]
-        kind: KindWord,
-        #[command(flatten)]
-        list: ListArgs,
-    },
+        underpass get all -A -o wide\n  \
+        underpass get backends -l app=web --sort-by .metadata.creationTimestamp\n  \
+        underpass get gateway default -o jsonpath='{.status.addresses[*].value}'\n  \
+        underpass get tunnelnodes -w"
+    )]
+    Get(GetArgs),
+    /// Show everything about resources, with what belongs to them
+    #[command(after_help = "Examples:\n  \
+        underpass describe httproute web\n  \
+        underpass describe tunnelnode/office\n  \
+        underpass describe backends -l app=web")]
+    Describe(DescribeArgs),
+    /// Explain a kind and its fields
+    #[command(after_help = "Examples:\n  \
+        underpass explain httproute\n  \
+        underpass explain httproute.spec.rules.matches\n  \
+        underpass explain backend --recursive")]
+    Explain(ExplainArgs),
     /// Delete resources
     #[command(
-        override_usage = "underpass delete KIND NAME... [--ignore-not-found]\n       underpass delete -f FILE [-R] [--ignore-not-found]",
+        override_usage = "underpass delete KIND NAME... [OPTIONS]\n       underpass delete KIND -l LABELS|--all [OPTIONS]\n       underpass delete -f FILE [-R] [OPTIONS]",
         after_help = "Examples:\n  \
         underpass delete httproute web\n  \
+        underpass delete httproutes -l app=shop --wait=false\n  \
         underpass delete -f manifests/ --ignore-not-found"
     )]
-    Delete {
-        /// What kind of resource; also KIND/NAME
-        #[arg(value_name = "KIND", required_unless_present = "filenames", conflicts_with = "filenames")]
-        kind: Option<KindWord>,
-        /// Names of resources
-        #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
-        names: Vec<String>,
-        #[command(flatten)]
-        files: FileArgs,
-        /// Succeed when there is nothing to delete
-        #[arg(long)]
-        ignore_not_found: bool,
-    },
+    Delete(DeleteArgs),
     /// Gateways and the routes attached to them
     #[command(
         visible_alias = "gateways",
@@ -149,6 +217,45 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<TunnelCommand>,
     },
+    /// Projects: list them, work in one
+    #[command(
+        visible_alias = "projects",
+        after_help = "Examples:\n  \
+        underpass project list\n  \
+        underpass project use acme"
+    )]
+    Project {
+        #[command(subcommand)]
+        command: Option<ProjectCommand>,
+    },
+    /// Who may use the project's API: tokens with roles
+    #[command(after_help = "Example:\n  underpass access create ci --role editor --ttl 90d")]
+    Access {
+        #[command(subcommand)]
+        command: AccessCommand,
+    },
+    /// Who the relay thinks you are, and what you may do
+    #[command(after_help = "Example:\n  underpass auth can-i create httproutes")]
+    Auth {
+        #[command(subcommand)]
+        command: AuthCommand,
+    },
+    /// The contexts of your kubeconfig
+    #[command(after_help = "Examples:\n  \
+        underpass config get-contexts\n  \
+        underpass config set-context --current --namespace shop")]
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// List the kinds that there are
+    #[command(after_help = "Example:\n  underpass api-resources --api-group core.apoxy.dev")]
+    ApiResources(ResourcesArgs),
+    /// Print a script that makes a shell complete commands and names
+    #[command(after_help = "Examples:\n  \
+        source <(underpass completion bash)\n  \
+        underpass completion fish > ~/.config/fish/completions/underpass.fish")]
+    Completion { shell: clap_complete::Shell },
     /// Show the version of this program, and of the relay if one can be reached
     #[command(after_help = "Example:\n  underpass version --client")]
     Version {
@@ -166,8 +273,8 @@ pub enum GatewayCommand {
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// How to print it
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
+        #[arg(short, long, value_name = OUTPUTS, default_value = "table", hide_default_value = true)]
+        output: Output,
     },
     /// List gateways
     List(ListArgs),
@@ -191,12 +298,12 @@ pub enum RoutesCommand {
     /// Show a route, its rules, and what each gateway says of it
     #[command(after_help = "Example:\n  underpass gateway routes get http/web")]
     Get {
-        /// http/NAME
+        /// http/NAME, grpc/NAME, tls/NAME, tcp/NAME or udp/NAME
         #[arg(value_name = "TYPE/NAME", value_parser = NonEmptyStringValueParser::new())]
         route: String,
         /// How to print it
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
+        #[arg(short, long, value_name = OUTPUTS, default_value = "table", hide_default_value = true)]
+        output: Output,
     },
 }
 
@@ -231,12 +338,15 @@ pub enum Outcome {
     Done,
     /// What went wrong is already on standard error.
     Failed,
+    /// As `Failed` or `Done`, with an exit code that says more.
+    Exit(u8),
 }
 
 /// Runs a command on the process's own streams.
 pub async fn run(cli: Cli) -> Outcome {
     let (mut input, mut out, mut err) = (io::stdin(), io::stdout(), io::stderr());
-    let mut console = Console { input: &mut input, out: &mut out, err: &mut err };
+    let is_coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let mut console = Console { input: &mut input, out: &mut out, err: &mut err, is_coloured };
     let outcome = execute(cli, &mut console).await;
     if io::stdout().flush().is_err() { Outcome::Failed } else { outcome }
 }
@@ -261,21 +371,32 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 async fn dispatch(cli: Cli, console: &mut Console<'_>) -> anyhow::Result<Outcome> {
     let global = cli.global;
     match cli.command {
-        Command::Apply { files } => apply::run(&global, &files, console).await,
-        Command::Get { kind, list } => get::run(&global, &kind, &list, console).await,
-        Command::Delete { kind, names, files, ignore_not_found } => match kind {
-            Some(kind) => delete::by_name(&global, &kind, &names, ignore_not_found, console).await,
-            None => delete::by_file(&global, &files, ignore_not_found, console).await,
-        },
+        Command::Apply(args) => apply::run(&global, &args, console).await,
+        Command::Diff(args) => diff::run(&global, &args, console).await,
+        Command::Edit(args) => edit::run(&global, &args, console).await,
+        Command::Patch(args) => patch::run(&global, &args, console).await,
+        Command::Label(args) => patch::mark(Mark::Label, &global, &args, console).await,
+        Command::Annotate(args) => patch::mark(Mark::Annotation, &global, &args, console).await,
+        Command::Wait(args) => wait::run(&global, &args, console).await,
+        Command::Get(args) => get::run(&global, &args, console).await,
+        Command::Describe(args) => describe::run(&global, &args, console).await,
+        Command::Explain(args) => explain::run(&global, &args, console).await,
+        Command::Delete(args) => delete::run(&global, &args, console).await,
         Command::Gateway { command } => gateway::run(&global, command, console).await,
         Command::Tunnel { command } => match command {
             Some(TunnelCommand::Run(args)) => crate::app::run(args, global).await.map(|()| Outcome::Done),
             Some(TunnelCommand::Token { node, ttl, uses }) => token::run(&global, &node, ttl, uses, console).await,
             Some(TunnelCommand::Get(list) | TunnelCommand::List(list)) => {
-                get::run(&global, &KindWord::TUNNEL_NODE, &list, console).await
+                get::list(&global, &KindWord::of(Kind::TunnelNode), &list, console).await
             }
-            None => get::run(&global, &KindWord::TUNNEL_NODE, &ListArgs::default(), console).await,
+            None => get::list(&global, &KindWord::of(Kind::TunnelNode), &ListArgs::default(), console).await,
         },
+        Command::Project { command } => project::run(&global, command, console).await,
+        Command::Access { command } => access::run(&global, command, console).await,
+        Command::Auth { command } => auth::run(&global, command, console).await,
+        Command::Config { command } => config::run(&global, &command, console),
+        Command::ApiResources(args) => api_resources::run(&args, console),
+        Command::Completion { shell } => completion::run(shell, console),
         Command::Version { client } => version::run(&global, client, console).await,
     }
 }
@@ -312,7 +433,16 @@ mod tests {
             "",
             "apply",
             "apply -R",
-            "apply -f x --dry-run",
+            "apply -f x --dry-run=maybe",
+            "apply -f x --prune",
+            "apply -f x -l a=b",
+            "diff",
+            "delete gateways x --all",
+            "wait gateway/x",
+            "wait gateway/x --for=ready",
+            "patch gateway x",
+            "label gateways",
+            "delete gateway x --cascade maybe",
             "get",
             "get unicorns",
             "get gateways x -A",

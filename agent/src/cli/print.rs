@@ -2,10 +2,15 @@
 //!
 //! Knows nothing of kinds; their columns are `table`'s.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    str::FromStr,
+};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
+
+use super::jsonpath::{JsonPath, JsonPathError, text_of};
 
 /// Where a command reads and writes, so that tests can look.
 #[expect(missing_debug_implementations, reason = "three streams have nothing to show")]
@@ -15,6 +20,8 @@ pub struct Console<'a> {
     pub out: &'a mut dyn Write,
     /// Everything else.
     pub err: &'a mut dyn Write,
+    /// Whether `out` is a terminal whose user likes colours.
+    pub is_coloured: bool,
 }
 
 impl Console<'_> {
@@ -53,17 +60,131 @@ pub enum Format {
     Name,
 }
 
+/// What `-o` asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// More columns.
+    Wide,
+    Json,
+    Yaml,
+    /// kind.group/name, one per line.
+    Name,
+    /// `jsonpath=TEMPLATE` or `jsonpath-file=FILE`.
+    JsonPath(JsonPath),
+    /// `custom-columns=TITLE:PATH,…` or `custom-columns-file=FILE`.
+    CustomColumns(Vec<(String, JsonPath)>),
+}
+
+/// The values of `-o`, as its usage shows them.
+pub(crate) const OUTPUTS: &str = "table|wide|json|yaml|name|jsonpath=...|custom-columns=...";
+/// The longest file of a template or of columns in bytes: what a template may have, twice.
+const TEMPLATE_FILE_BYTES_MAX: u64 = 128 << 10;
+
+impl FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let template = |template: &str| {
+            JsonPath::parse(template).map(Self::JsonPath).map_err(|error| format!("{error} in `{template}`"))
+        };
+        match text.split_once('=') {
+            None => match text {
+                "table" => Ok(Self::Table),
+                "wide" => Ok(Self::Wide),
+                "json" => Ok(Self::Json),
+                "yaml" => Ok(Self::Yaml),
+                "name" => Ok(Self::Name),
+                "jsonpath" | "custom-columns" | "jsonpath-file" | "custom-columns-file" => {
+                    Err(format!("`{text}` needs a value: {text}=..."))
+                }
+                _ => Err(format!("unknown output `{text}`: write {OUTPUTS}")),
+            },
+            Some(("jsonpath", rest)) => template(rest),
+            Some(("jsonpath-file", file)) => template(read_template(file)?.trim_end_matches('\n')),
+            Some(("custom-columns", rest)) => custom_columns(rest),
+            Some(("custom-columns-file", file)) => {
+                let text = read_template(file)?;
+                let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+                let (Some(titles), Some(paths), None) = (lines.next(), lines.next(), lines.next()) else {
+                    return Err(format!("{file}: a line of titles and a line of paths expected"));
+                };
+                let (titles, paths): (Vec<&str>, Vec<&str>) =
+                    (titles.split_whitespace().collect(), paths.split_whitespace().collect());
+                if titles.len() != paths.len() {
+                    return Err(format!("{file}: {} titles for {} paths", titles.len(), paths.len()));
+                }
+                let columns: Vec<String> =
+                    titles.iter().zip(paths).map(|(title, path)| format!("{title}:{path}")).collect();
+                custom_columns(&columns.join(","))
+            }
+            Some(_) => Err(format!("unknown output `{text}`: write {OUTPUTS}")),
+        }
+    }
+}
+
+fn custom_columns(text: &str) -> Result<Output, String> {
+    let mut columns = Vec::new();
+    for column in text.split(',') {
+        let (title, path) = column
+            .split_once(':')
+            .filter(|(title, path)| !title.is_empty() && !path.is_empty())
+            .ok_or_else(|| format!("`{column}` is not a column: write TITLE:.path.to.field"))?;
+        let path = JsonPath::parse_expression(path).map_err(|error| format!("{error} in `{path}`"))?;
+        columns.push((title.to_owned(), path));
+    }
+    Ok(Output::CustomColumns(columns))
+}
+
+fn read_template(file: &str) -> Result<String, String> {
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).map(|file| file.take(TEMPLATE_FILE_BYTES_MAX));
+    match opened.and_then(|mut file| file.read_to_string(&mut text)) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("{file}: cannot read this file: {error}")),
+    }
+}
+
+/// The objects in rows of the columns that the user named.
+pub(crate) fn in_custom_columns(
+    columns: &[(String, JsonPath)],
+    objects: &[Value],
+    has_header: bool,
+    widths: &mut Columns,
+) -> Result<String, JsonPathError> {
+    let mut lines = Vec::new();
+    if has_header {
+        lines.push(columns.iter().map(|(title, _)| title.clone()).collect());
+    }
+    for object in objects {
+        let mut line = Vec::new();
+        for (_, path) in columns {
+            let found = path.find(object)?;
+            let texts: Vec<String> = found.into_iter().filter(|value| !value.is_null()).map(text_of).collect();
+            line.push(if texts.is_empty() { "<none>".to_owned() } else { texts.join(",") });
+        }
+        lines.push(line);
+    }
+    Ok(widths.lines(&lines))
+}
+
 /// Objects as JSON or YAML text: one as itself, several as a `List`.
 pub(crate) fn serialise(objects: Vec<Value>, is_list: bool, format: Format) -> anyhow::Result<String> {
-    let mut objects = objects;
-    let value = match objects.pop() {
+    let value = gathered(objects, is_list);
+    if format == Format::Yaml { yaml(&value) } else { Ok(json_text(&value)? + "\n") }
+}
+
+/// One object as itself, several as a `List`.
+pub(crate) fn gathered(mut objects: Vec<Value>, is_list: bool) -> Value {
+    match objects.pop() {
         Some(only) if !is_list && objects.is_empty() => only,
         last => {
             objects.extend(last);
             json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": objects})
         }
-    };
-    if format == Format::Yaml { yaml(&value) } else { Ok(json_text(&value)? + "\n") }
+    }
 }
 
 fn yaml(value: &Value) -> anyhow::Result<String> {
@@ -103,20 +224,42 @@ pub(crate) fn clean_line(text: &str) -> String {
 
 /// Rows below a header, in columns; the last column is not padded.
 pub(crate) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
-    const GAP: usize = 3;
-    let mut lines: Vec<Vec<String>> = vec![header.iter().map(|title| (*title).to_owned()).collect()];
-    lines.extend(rows.iter().map(|row| row.iter().map(|cell| clean_line(cell)).collect()));
-    let width = |column: usize| {
-        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0) + GAP
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let padded: String = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text += padded.trim_end();
-        text.push('\n');
+    let header: Vec<String> = header.iter().map(|title| (*title).to_owned()).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows.iter().cloned()).collect();
+    Columns::default().lines(&lines)
+}
+
+/// Widths of columns, which only grow: lines that are printed later stand below those printed before.
+#[derive(Debug, Default)]
+pub(crate) struct Columns {
+    widths: Vec<usize>,
+}
+
+impl Columns {
+    /// Each line's cells in columns; the last cell of a line is not padded.
+    pub(crate) fn lines(&mut self, lines: &[Vec<String>]) -> String {
+        const GAP: usize = 3;
+        let lines: Vec<Vec<String>> =
+            lines.iter().map(|line| line.iter().map(|cell| clean_line(cell)).collect()).collect();
+        for line in &lines {
+            self.widths.resize(self.widths.len().max(line.len()), 0);
+            for (width, cell) in self.widths.iter_mut().zip(line) {
+                *width = (*width).max(cell.chars().count() + GAP);
+            }
+        }
+        let mut text = String::new();
+        for line in &lines {
+            let padded: String = line.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            text += padded.trim_end();
+            text.push('\n');
+        }
+        text
     }
-    text
+}
+
+/// The text, or nothing.
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -152,6 +295,40 @@ mod tests {
         assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), value, "{text}");
         let list = serialise(vec![value.clone()], true, Format::Yaml).unwrap();
         assert_eq!(serde_saphyr::from_str::<Value>(&list).unwrap()["items"][0], value, "{list}");
+    }
+
+    #[test]
+    fn outputs_are_read() {
+        let custom = "custom-columns=NAME:.metadata.name,X:spec.x[*]".parse::<Output>().unwrap();
+        let Output::CustomColumns(columns) = custom else { panic!("{custom:?}") };
+        let objects = [json!({"metadata": {"name": "a"}, "spec": {"x": [1, "b"]}}), json!({})];
+        assert_eq!(
+            in_custom_columns(&columns, &objects, true, &mut Columns::default()).unwrap(),
+            "NAME     X\na        1,b\n<none>   <none>\n"
+        );
+        assert!(matches!("jsonpath={.a}".parse(), Ok(Output::JsonPath(_))));
+        for (text, want) in [
+            ("xml", "unknown output `xml`: write table|wide"),
+            ("jsonpath", "needs a value"),
+            ("jsonpath={.a", "not a JSONPath template"),
+            ("custom-columns=A", "`A` is not a column"),
+            ("custom-columns=A:{", "not a JSONPath template"),
+            ("jsonpath-file=/nowhere/x", "/nowhere/x: cannot read this file"),
+        ] {
+            let error = text.parse::<Output>().unwrap_err();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn templates_and_columns_come_from_files_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("f");
+        std::fs::write(&file, "A   B\n.a  .b\n").unwrap();
+        let columns: Output = format!("custom-columns-file={}", file.display()).parse().unwrap();
+        assert_eq!(Ok(columns), "custom-columns=A:.a,B:.b".parse());
+        std::fs::write(&file, "{.a}\n").unwrap();
+        assert_eq!(format!("jsonpath-file={}", file.display()).parse::<Output>(), "jsonpath={.a}".parse());
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct ApiError {
 /// One problem of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
+    /// CamelCase: `FieldValueInvalid`, `FieldManagerConflict`…
+    pub reason: String,
     /// Such as `spec.rules[0].name`; empty when it speaks of the whole object.
     pub field: String,
     pub message: String,
@@ -47,7 +49,11 @@ impl ApiError {
             kind: text(&details["kind"]),
             name: text(&details["name"]),
             causes: causes
-                .map(|cause| Cause { field: text(&cause["field"]), message: text(&cause["message"]) })
+                .map(|cause| Cause {
+                    reason: text(&cause["reason"]),
+                    field: text(&cause["field"]),
+                    message: text(&cause["message"]),
+                })
                 .filter(|cause| !cause.message.is_empty())
                 .collect(),
         }
@@ -65,6 +71,12 @@ impl ApiError {
         self.code == 409
     }
 
+    /// Fields that others own would have been overwritten by server-side apply.
+    #[must_use]
+    pub fn is_field_conflict(&self) -> bool {
+        self.is_conflict() && self.causes.iter().any(|cause| cause.reason == "FieldManagerConflict")
+    }
+
     /// `HTTPRoute "x" is invalid`, the line above the causes.
     #[must_use]
     pub fn headline(&self) -> String {
@@ -72,6 +84,10 @@ impl ApiError {
     }
 
     fn text(&self) -> String {
+        if self.is_field_conflict() {
+            let lines: String = self.causes.iter().map(|cause| format!("\n  {cause}")).collect();
+            return format!("{}:{lines}", self.message);
+        }
         if !self.causes.is_empty() {
             let lines: String = self.causes.iter().map(|cause| format!("\n  {cause}")).collect();
             return format!("{}:{lines}", self.headline());
@@ -83,9 +99,9 @@ impl ApiError {
         };
         match self.code {
             401 => format!(
-                "{message} (the relay wants a client certificate: use the admin.kubeconfig of its data directory)"
+                "{message} (the relay does not know who this is: use the admin.kubeconfig of its data directory, or a \
+                 token that is still good)"
             ),
-            403 => format!("{message} (only the admin certificate may use the API)"),
             _ => message,
         }
     }
@@ -116,7 +132,7 @@ mod tests {
             (404, json!({"message": "backends \"x\" not found"}), "backends \"x\" not found"),
             (418, json!({"reason": "Teapot"}), "the relay refused the request (418 Teapot)"),
             (500, json!({"message": 5, "details": [], "reason": null}), "the relay refused the request (500 )"),
-            (403, json!({"message": "no"}), "no (only the admin certificate may use the API)"),
+            (403, json!({"message": "may not"}), "may not"),
         ] {
             assert_eq!(ApiError::from_status(code, &status).to_string(), want);
         }

@@ -1,218 +1,206 @@
-//! The columns of each kind, read from objects as the API gives them.
+//! The relay's `Table` answers (meta.k8s.io/v1) → rows and columns of text.
 //!
-//! Pure, and total over arbitrary JSON: what is missing or of another type is shown as `-`.
+//! Pure, and total over arbitrary JSON. Which columns a kind has, and how old things are, is what the relay says.
 
 use serde_json::Value;
-use time::OffsetDateTime;
-use underpass_shared::resource::kind::{Kind, KindInfo, Scope};
+use underpass_shared::resource::kind::Scope;
 
-use super::{duration, print::columns};
+use super::{
+    jsonpath::{JsonPath, JsonPathError},
+    kinds::{KindWord, full_name},
+    print::{Columns, text},
+};
 
-const NOTHING: &str = "-";
+/// What kubectl prints where there is nothing.
+pub(crate) const NONE: &str = "<none>";
 
 /// What a table shows beside the kind's usual columns.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Extent {
+    /// Columns of lower priority too.
     pub(crate) is_wide: bool,
     pub(crate) has_namespaces: bool,
+    pub(crate) has_labels: bool,
+    /// `kind.group/` before each name, because the output shows several kinds.
+    pub(crate) has_kinds: bool,
+    pub(crate) has_header: bool,
 }
 
-/// The table of `objects`, all of one kind.
-pub(crate) fn table(info: &KindInfo, objects: &[Value], extent: Extent, now: OffsetDateTime) -> String {
-    let (mut header, read) = columns_of(info.kind);
-    let wide = if extent.is_wide { wide_columns_of(info.kind) } else { &[] };
-    header.push("AGE");
-    header.extend(wide.iter().map(|(title, _)| *title));
-    let has_namespaces = extent.has_namespaces && info.scope == Scope::Namespaced;
-    if has_namespaces {
-        header.insert(0, "NAMESPACE");
+/// A `Table`, or several of one kind put together.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    columns: Vec<Column>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Column {
+    title: String,
+    /// Shown in wide output only.
+    is_wide: bool,
+    is_name: bool,
+}
+
+#[derive(Debug)]
+struct Row {
+    cells: Vec<String>,
+    /// The object, or its metadata.
+    object: Value,
+}
+
+impl Table {
+    /// Takes the columns and adds the rows of an answer; false when it is no table. Later events of a watch come without
+    /// columns: those known stay.
+    pub(crate) fn add(&mut self, answer: &Value) -> bool {
+        if answer["kind"] != "Table" {
+            return false;
+        }
+        self.add_columns(&answer["columnDefinitions"]);
+        self.add_rows(answer["rows"].as_array().map_or(&[], Vec::as_slice));
+        true
     }
-    let rows: Vec<Vec<String>> = objects
-        .iter()
-        .map(|object| {
-            let mut row = read(object);
-            row.push(duration::age(text(&object["metadata"]["creationTimestamp"]), now));
-            row.extend(wide.iter().map(|(_, read)| read(object)));
+
+    pub(crate) fn add_columns(&mut self, definitions: &Value) {
+        let definitions = definitions.as_array().into_iter().flatten();
+        let columns = definitions.map(|column| Column {
+            title: text(&column["name"]).to_uppercase(),
+            is_wide: column["priority"].as_i64().unwrap_or(0) > 0,
+            is_name: column["format"] == "name" || text(&column["name"]).eq_ignore_ascii_case("name"),
+        });
+        let columns: Vec<Column> = columns.collect();
+        if !columns.is_empty() {
+            self.columns = columns;
+        }
+    }
+
+    pub(crate) fn add_rows(&mut self, rows: &[Value]) {
+        self.rows.extend(rows.iter().map(|row| Row {
+            cells: row["cells"].as_array().into_iter().flatten().map(cell).collect(),
+            object: row["object"].clone(),
+        }));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+    }
+
+    /// Orders the rows by what `path` finds in their objects.
+    pub(crate) fn sort_by(&mut self, path: &JsonPath) -> Result<(), JsonPathError> {
+        sort_by(&mut self.rows, path, |row| &row.object)
+    }
+
+    /// The lines, in columns at least as wide as those printed before.
+    pub(crate) fn print(&self, word: &KindWord, extent: Extent, columns: &mut Columns) -> String {
+        let shown: Vec<usize> =
+            (0..self.columns.len()).filter(|index| extent.is_wide || !self.columns[*index].is_wide).collect();
+        let has_namespaces = extent.has_namespaces && word.kind.info().scope == Scope::Namespaced;
+        let mut lines = Vec::new();
+        if extent.has_header {
+            let mut line: Vec<String> = shown.iter().map(|index| self.columns[*index].title.clone()).collect();
             if has_namespaces {
-                row.insert(0, text(&object["metadata"]["namespace"]).to_owned());
+                line.insert(0, "NAMESPACE".to_owned());
             }
-            row
-        })
-        .collect();
-    columns(&header, &rows)
-}
-
-type Cell = fn(&Value) -> String;
-type Row = fn(&Value) -> Vec<String>;
-
-fn columns_of(kind: Kind) -> (Vec<&'static str>, Row) {
-    match kind {
-        Kind::Project => (vec!["NAME"], |object| vec![name(object)]),
-        Kind::TunnelNode => (vec!["NAME", "PREFIX", "AGENTS", "ADDRESSES"], |object| {
-            let status = &object["status"];
-            let agents = status["agents"].as_array().map_or(0, Vec::len);
-            vec![name(object), cell(&status["prefix"]), agents.to_string(), join(&status["addresses"], scalar)]
-        }),
-        Kind::Proxy => (vec!["NAME", "PROVIDER"], |object| vec![name(object), cell(&object["spec"]["provider"])]),
-        Kind::GatewayClass => (vec!["NAME", "CONTROLLER", "ACCEPTED"], |object| {
-            vec![
-                name(object),
-                cell(&object["spec"]["controllerName"]),
-                condition(&object["status"]["conditions"], "Accepted"),
-            ]
-        }),
-        Kind::Gateway => (vec!["NAME", "CLASS", "ADDRESS", "PROGRAMMED", "LISTENERS"], |object| {
-            let (spec, status) = (&object["spec"], &object["status"]);
-            vec![
-                name(object),
-                cell(&spec["gatewayClassName"]),
-                join(&status["addresses"], |address| scalar(&address["value"])),
-                condition(&status["conditions"], "Programmed"),
-                join(&spec["listeners"], |listener| {
-                    format!("{}:{}", scalar(&listener["name"]), scalar(&listener["port"]))
-                }),
-            ]
-        }),
-        Kind::Backend => (vec!["NAME", "ENDPOINTS", "PROTOCOL"], |object| {
-            let spec = &object["spec"];
-            vec![
-                name(object),
-                join(&spec["endpoints"], |endpoint| {
-                    scalar(if endpoint["fqdn"].is_string() { &endpoint["fqdn"] } else { &endpoint["ip"] })
-                }),
-                match text(&spec["protocol"]) {
-                    "" => "plain".to_owned(),
-                    protocol => protocol.to_owned(),
-                },
-            ]
-        }),
-        Kind::HttpRoute => (vec!["NAME", "HOSTNAMES", "ACCEPTED", "RESOLVED"], |object| {
-            vec![
-                name(object),
-                hostnames(object),
-                over_parents(object, "Accepted"),
-                over_parents(object, "ResolvedRefs"),
-            ]
-        }),
-    }
-}
-
-fn wide_columns_of(kind: Kind) -> &'static [(&'static str, Cell)] {
-    match kind {
-        Kind::TunnelNode => {
-            &[("AGENT ADDRESSES", |object| join(&object["status"]["agents"], |agent| scalar(&agent["agentAddress"])))]
+            if extent.has_labels {
+                line.push("LABELS".to_owned());
+            }
+            lines.push(line);
         }
-        Kind::Gateway => &[("ROUTES", |object| {
-            let listeners = object["status"]["listeners"].as_array().into_iter().flatten();
-            listeners.filter_map(|listener| listener["attachedRoutes"].as_u64()).max().unwrap_or(0).to_string()
-        })],
-        Kind::HttpRoute => {
-            &[("GATEWAYS", |object| join(&object["spec"]["parentRefs"], gateway_of)), ("BACKENDS", backends)]
+        for row in &self.rows {
+            let mut line: Vec<String> = shown
+                .iter()
+                .map(|index| {
+                    let text = row.cells.get(*index).map_or(NONE, String::as_str);
+                    if extent.has_kinds && self.columns[*index].is_name {
+                        full_name(word.kind.info(), word.api_version, text)
+                    } else {
+                        text.to_owned()
+                    }
+                })
+                .collect();
+            let metadata = &row.object["metadata"];
+            if has_namespaces {
+                line.insert(0, text(&metadata["namespace"]).to_owned());
+            }
+            if extent.has_labels {
+                line.push(labels(&metadata["labels"]));
+            }
+            lines.push(line);
         }
-        Kind::Backend => &[("ACCEPTED", |object| condition(&object["status"]["conditions"], "Accepted"))],
-        Kind::Project | Kind::Proxy | Kind::GatewayClass => &[],
+        columns.lines(&lines)
     }
 }
 
-/// The text, or nothing.
-pub(crate) fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-pub(crate) fn name(object: &Value) -> String {
-    cell(&object["metadata"]["name"])
-}
-
-pub(crate) fn hostnames(route: &Value) -> String {
-    match route["spec"]["hostnames"].as_array() {
-        Some(names) if !names.is_empty() => join(&route["spec"]["hostnames"], scalar),
-        _ => "*".to_owned(),
+/// Orders anything by what `path` finds in its objects: numbers as numbers, what is missing first.
+pub(crate) fn sort_by<T>(items: &mut [T], path: &JsonPath, object: impl Fn(&T) -> &Value) -> Result<(), JsonPathError> {
+    let mut keys = Vec::with_capacity(items.len());
+    for item in items.iter() {
+        keys.push(path.find(object(item))?.first().map_or(Key::Nothing, |value| Key::of(value)));
     }
-}
-
-/// `name:port` of every backend of every rule, each once.
-pub(crate) fn backends(route: &Value) -> String {
-    let rules = route["spec"]["rules"].as_array().into_iter().flatten();
-    let mut seen: Vec<String> = Vec::new();
-    for backend in rules.flat_map(|rule| rule["backendRefs"].as_array().into_iter().flatten()) {
-        let backend = backend_of(backend);
-        if !seen.contains(&backend) {
-            seen.push(backend);
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by(|a, b| keys[*a].compare(&keys[*b]));
+    let mut place = vec![0; order.len()];
+    for (to, from) in order.into_iter().enumerate() {
+        place[from] = to;
+    }
+    for index in 0..place.len() {
+        while place[index] != index {
+            let to = place[index];
+            items.swap(index, to);
+            place.swap(index, to);
         }
     }
-    if seen.is_empty() { NOTHING.to_owned() } else { seen.join(",") }
+    Ok(())
 }
 
-/// `name:port`.
-pub(crate) fn backend_of(reference: &Value) -> String {
-    match &reference["port"] {
-        Value::Null => scalar(&reference["name"]),
-        port => format!("{}:{}", scalar(&reference["name"]), scalar(port)),
+enum Key {
+    Nothing,
+    Number(f64),
+    Text(String),
+}
+
+impl Key {
+    fn of(value: &Value) -> Self {
+        match value {
+            Value::Null => Self::Nothing,
+            Value::Number(number) => number.as_f64().map_or(Self::Nothing, Self::Number),
+            Value::String(text) => Self::Text(text.clone()),
+            other => Self::Text(other.to_string()),
+        }
+    }
+
+    fn compare(&self, other: &Self) -> std::cmp::Ordering {
+        match (self, other) {
+            (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
+            (Self::Text(a), Self::Text(b)) => a.cmp(b),
+            _ => self.rank().cmp(&other.rank()),
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Number(_) => 1,
+            Self::Text(_) => 2,
+        }
     }
 }
 
-/// `name` or `namespace/name`, with the listener if one is named.
-pub(crate) fn gateway_of(reference: &Value) -> String {
-    let mut gateway = scalar(&reference["name"]);
-    if let Some(namespace) = reference["namespace"].as_str() {
-        gateway = format!("{namespace}/{gateway}");
-    }
-    match reference["sectionName"].as_str() {
-        Some(section) => format!("{gateway}#{section}"),
-        None => gateway,
-    }
+/// `a=b,c=d`.
+pub(crate) fn labels(labels: &Value) -> String {
+    let pairs: Vec<String> =
+        labels.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={}", text(value))).collect();
+    if pairs.is_empty() { NONE.to_owned() } else { pairs.join(",") }
 }
 
-/// `True`, `False (Reason)`, `Unknown (Reason)`, or `-` when the condition is not there.
-pub(crate) fn condition(conditions: &Value, kind: &str) -> String {
-    let found = conditions.as_array().into_iter().flatten().find(|condition| condition["type"] == kind);
-    match found {
-        None => NOTHING.to_owned(),
-        Some(condition) if condition["status"] == "True" => "True".to_owned(),
-        Some(condition) => match text(&condition["reason"]) {
-            "" => scalar(&condition["status"]),
-            reason => format!("{} ({reason})", scalar(&condition["status"])),
-        },
-    }
-}
-
-/// The condition over all parents: the first that is not true, else `True`.
-pub(crate) fn over_parents(route: &Value, kind: &str) -> String {
-    let parents = route["status"]["parents"].as_array().into_iter().flatten();
-    let states: Vec<String> = parents.map(|parent| condition(&parent["conditions"], kind)).collect();
-    let worst = states.iter().find(|state| *state != "True").or(states.first());
-    worst.map_or(NOTHING, String::as_str).to_owned()
-}
-
-/// The messages of all conditions that are not true.
-pub(crate) fn complaints(conditions: &Value) -> String {
-    let conditions = conditions.as_array().into_iter().flatten();
-    let messages: Vec<&str> = conditions
-        .filter(|condition| condition["status"] != "True")
-        .map(|condition| text(&condition["message"]))
-        .filter(|message| !message.is_empty())
-        .collect();
-    messages.join("; ")
-}
-
-pub(crate) fn cell(value: &Value) -> String {
-    match scalar(value) {
-        empty if empty.is_empty() => NOTHING.to_owned(),
-        text => text,
-    }
-}
-
-pub(crate) fn join(list: &Value, each: impl Fn(&Value) -> String) -> String {
-    let items: Vec<String> = list.as_array().into_iter().flatten().map(each).collect();
-    if items.is_empty() { NOTHING.to_owned() } else { items.join(",") }
-}
-
-pub(crate) fn scalar(value: &Value) -> String {
+fn cell(value: &Value) -> String {
     match value {
+        Value::Null => NONE.to_owned(),
         Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        Value::Bool(flag) => flag.to_string(),
-        Value::Null | Value::Array(_) | Value::Object(_) => String::new(),
+        other => other.to_string(),
     }
 }
 
@@ -220,93 +208,78 @@ pub(crate) fn scalar(value: &Value) -> String {
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
-    use time::format_description::well_known::Rfc3339;
-    use underpass_shared::resource::kind::KINDS;
+    use underpass_shared::resource::kind::Kind;
 
     use super::*;
 
-    fn now() -> OffsetDateTime {
-        OffsetDateTime::parse("2026-11-21T12:00:00Z", &Rfc3339).unwrap()
+    fn answer() -> Value {
+        json!({"kind": "Table",
+            "columnDefinitions": [
+                {"name": "Name", "type": "string", "format": "name", "priority": 0},
+                {"name": "Agents", "type": "integer", "priority": 0},
+                {"name": "Addresses", "type": "string", "priority": 1},
+                {"name": "Age", "type": "date", "priority": 0}],
+            "rows": [
+                {"cells": ["office", 2, "a:1", "5m"], "object": {
+                    "metadata": {"name": "office", "namespace": "x", "labels": {"b": "2", "a": "1"}, "generation": 10}}},
+                {"cells": ["b", null, true], "object": {"metadata": {"name": "b", "generation": 9}}}]})
     }
 
-    fn shown(kind: Kind, object: &Value, extent: Extent) -> String {
-        table(kind.info(), std::slice::from_ref(object), extent, now())
-    }
-
-    const WIDE: Extent = Extent { is_wide: true, has_namespaces: true };
-
-    #[test]
-    fn a_tunnel_node_shows_prefix_agents_and_addresses() {
-        let node = json!({
-            "metadata": {"name": "office", "creationTimestamp": "2026-11-21T11:55:00Z"},
-            "status": {"prefix": "fd00::/64", "addresses": ["relay:7443", "other:7443"],
-                "agents": [{"name": "a-1", "agentAddress": "fd00::1"}]}});
-        assert_eq!(
-            shown(Kind::TunnelNode, &node, Extent::default()),
-            "NAME     PREFIX      AGENTS   ADDRESSES               AGE\n\
-             office   fd00::/64   1        relay:7443,other:7443   5m\n"
-        );
-        assert_eq!(
-            shown(Kind::TunnelNode, &node, WIDE),
-            "NAME     PREFIX      AGENTS   ADDRESSES               AGE   AGENT ADDRESSES\n\
-             office   fd00::/64   1        relay:7443,other:7443   5m    fd00::1\n"
-        );
+    fn shown(extent: Extent) -> String {
+        let mut table = Table::default();
+        assert!(table.add(&answer()));
+        table.print(&KindWord::of(Kind::Backend), extent, &mut Columns::default())
     }
 
     #[test]
-    fn a_route_shows_the_worst_of_its_parents() {
-        let condition =
-            |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason});
-        let route = json!({
-            "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {
-                "parentRefs": [{"name": "default"}, {"name": "eg", "namespace": "x", "sectionName": "http"}],
-                "hostnames": ["a.example", "b.example"],
-                "rules": [{"backendRefs": [{"name": "be", "port": 80}, {"name": "be", "port": 80}, {"name": "c"}]}]},
-            "status": {"parents": [
-                {"conditions": [condition("Accepted", "True", "Accepted"), condition("ResolvedRefs", "True", "ResolvedRefs")]},
-                {"conditions": [condition("Accepted", "False", "NoMatchingParent")]}]}});
+    fn the_relays_columns_are_shown_by_priority() {
+        let usual = Extent { has_header: true, ..Extent::default() };
+        assert_eq!(shown(usual), "NAME     AGENTS   AGE\noffice   2        5m\nb        <none>   <none>\n");
         assert_eq!(
-            shown(Kind::HttpRoute, &route, WIDE),
-            "NAMESPACE   NAME   HOSTNAMES             ACCEPTED                   RESOLVED   AGE   GATEWAYS            BACKENDS\n\
-             shop        web    a.example,b.example   False (NoMatchingParent)   -          -     default,x/eg#http   be:80,c\n"
+            shown(Extent { is_wide: true, has_namespaces: true, ..usual }),
+            "NAMESPACE   NAME     AGENTS   ADDRESSES   AGE\n\
+             x           office   2        a:1         5m\n\
+             \u{20}           b        <none>   true        <none>\n"
+        );
+        assert_eq!(
+            shown(Extent { has_labels: true, has_kinds: true, ..Extent::default() }),
+            "backend.core.apoxy.dev/office   2        5m       a=1,b=2\n\
+             backend.core.apoxy.dev/b        <none>   <none>   <none>\n"
         );
     }
 
     #[test]
-    fn gateways_and_backends_show_what_people_look_for() {
-        let gateway = json!({
-            "metadata": {"name": "default"},
-            "spec": {"gatewayClassName": "default", "listeners": [{"name": "http", "port": 80}, {"name": "https", "port": 443}]},
-            "status": {"addresses": [{"type": "IPAddress", "value": "192.0.2.1"}],
-                "conditions": [{"type": "Programmed", "status": "True"}]}});
+    fn rows_are_sorted_by_number_or_text() {
+        for (path, first) in [(".metadata.generation", "b"), (".metadata.name", "b"), (".metadata.labels.a", "b")] {
+            let mut table = Table::default();
+            table.add(&answer());
+            table.sort_by(&JsonPath::parse_expression(path).unwrap()).unwrap();
+            assert_eq!(table.rows[0].cells[0], first, "{path}");
+        }
+    }
+
+    #[test]
+    fn later_events_keep_the_columns() {
+        let mut table = Table::default();
+        table.add(&answer());
+        table.clear();
+        assert!(table.add(&json!({"kind": "Table", "columnDefinitions": null, "rows": [{"cells": ["c"]}]})));
         assert_eq!(
-            shown(Kind::Gateway, &gateway, Extent::default()),
-            "NAME      CLASS     ADDRESS     PROGRAMMED   LISTENERS           AGE\n\
-             default   default   192.0.2.1   True         http:80,https:443   -\n"
+            table.print(&KindWord::of(Kind::Backend), Extent::default(), &mut Columns::default()),
+            "c   <none>   <none>\n"
         );
-        let backend =
-            json!({"metadata": {"name": "b"}, "spec": {"endpoints": [{"fqdn": "office.tun.internal"}, {"ip": "::1"}]}});
-        assert_eq!(
-            shown(Kind::Backend, &backend, Extent::default()),
-            "NAME   ENDPOINTS                 PROTOCOL   AGE\nb      office.tun.internal,::1   plain      -\n"
-        );
+        assert!(!table.add(&json!({"kind": "List"})));
     }
 
     proptest! {
         #[test]
-        fn every_kind_has_a_row_for_arbitrary_objects(text in "[a-z]{0,4}", number in any::<i64>(), pick in 0..6) {
-            let odd = [json!(text), json!(number), json!(null), json!([]), json!({}), json!([[{}], 1, {"name": []}])];
-            let odd = &odd[usize::try_from(pick).unwrap()];
-            let object = json!({
-                "metadata": {"name": odd, "creationTimestamp": odd},
-                "spec": {"listeners": odd, "endpoints": [odd], "parentRefs": [odd], "hostnames": odd, "rules": [odd]},
-                "status": {"agents": [odd], "parents": [{"conditions": [odd]}], "conditions": odd, "listeners": [odd]}});
-            for info in KINDS {
-                for object in [&object, odd] {
-                    prop_assert_eq!(table(info, std::slice::from_ref(object), WIDE, now()).lines().count(), 2);
-                }
-            }
+        fn sorting_is_a_permutation_in_order(numbers in prop::collection::vec(-9_i64..9, 0..20)) {
+            let mut items: Vec<Value> = numbers.iter().map(|number| json!({"a": number})).collect();
+            sort_by(&mut items, &JsonPath::parse_expression(".a").unwrap(), |item| item).unwrap();
+            let mut want = numbers;
+            want.sort_unstable();
+            let got: Vec<i64> = items.iter().map(|item| item["a"].as_i64().unwrap()).collect();
+            prop_assert_eq!(got, want);
         }
     }
 }

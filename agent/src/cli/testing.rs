@@ -1,5 +1,5 @@
-//! A relay's API in miniature for the tests of the command line: HTTPS with client certificates, an object per path, and
-//! answers that tests prepare.
+//! A relay's API in miniature for the tests of the command line: HTTPS with client certificates, an object per path,
+//! patches, selectors, pages, watches, and answers that tests prepare.
 
 use std::{
     collections::BTreeMap,
@@ -14,14 +14,18 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use clap::Parser as _;
+use futures_util::{Stream, stream};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, service::service_fn};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer, server::WebPkiClientVerifier};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Cli, Outcome, execute, print::Console};
@@ -63,15 +67,36 @@ struct Prepared {
     body: Value,
 }
 
+/// Something that watches tell.
+struct Change {
+    revision: u64,
+    kind: String,
+    /// Of the object; empty for what every watch is told.
+    path: String,
+    /// A whole line.
+    line: String,
+    object: Value,
+}
+
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Value>,
     revision: u64,
     prepared: BTreeMap<String, Prepared>,
     requests: Vec<String>,
+    /// With their queries.
+    targets: Vec<String>,
     last_body: Value,
+    authorization: Option<String>,
     warning: Option<String>,
     is_silent: bool,
+    changes: Vec<Change>,
+    changed: Arc<Notify>,
+    watches: usize,
+    /// Watches that began before the last of these have ended.
+    ends: usize,
+    /// Revisions before it are forgotten, by watches and by pages.
+    oldest: u64,
 }
 
 pub(crate) struct Relay {
@@ -133,13 +158,18 @@ impl Relay {
         path.display().to_string()
     }
 
+    /// Where the kubeconfig that commands use is.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
     /// Runs a command line of words without spaces.
     pub(crate) async fn run(&self, line: &str, input: &str) -> Run {
-        let kubeconfig = self.folder.path().join("kubeconfig").display().to_string();
+        let kubeconfig = self.kubeconfig().display().to_string();
         let words = ["underpass", "--kubeconfig", &kubeconfig].into_iter().chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut console = Console { input: &mut input.as_bytes(), out: &mut out, err: &mut err };
+        let mut console = Console { input: &mut input.as_bytes(), out: &mut out, err: &mut err, is_coloured: false };
         let outcome = execute(cli, &mut console).await;
         Run { outcome, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
     }
@@ -176,8 +206,71 @@ impl Relay {
         self.state.lock().unwrap().is_silent = true;
     }
 
+    /// Stores an object as somebody else would; watches hear of it.
     pub(crate) fn put(&self, path: &str, object: &Value) {
-        self.state.lock().unwrap().objects.insert(path.to_owned(), object.clone());
+        let mut state = self.state.lock().unwrap();
+        let before = state.objects.insert(path.to_owned(), object.clone());
+        state.tell(if before.is_some() { "MODIFIED" } else { "ADDED" }, path, object);
+    }
+
+    /// Removes an object whatever holds it; watches hear of it.
+    pub(crate) fn remove(&self, path: &str) {
+        let mut state = self.state.lock().unwrap();
+        if let Some(object) = state.objects.remove(path) {
+            state.tell("DELETED", path, &object);
+        }
+    }
+
+    /// Sends every watch a line as it is.
+    pub(crate) fn tell(&self, line: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.revision += 1;
+        let change = Change {
+            revision: state.revision,
+            kind: String::new(),
+            path: String::new(),
+            line: format!("{line}\n"),
+            object: Value::Null,
+        };
+        state.changes.push(change);
+        state.changed.notify_waiters();
+    }
+
+    /// Ends every watch.
+    pub(crate) fn end_watches(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.ends = state.watches;
+        state.changed.notify_waiters();
+    }
+
+    /// Forgets everything that happened so far.
+    pub(crate) fn forget(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.revision += 1;
+        state.oldest = state.revision;
+    }
+
+    /// Returns once as many watches have begun in all.
+    pub(crate) async fn watched(&self, times: usize) {
+        let changed = Arc::clone(&self.state.lock().unwrap().changed);
+        loop {
+            let mut next = std::pin::pin!(changed.notified());
+            next.as_mut().enable();
+            if self.state.lock().unwrap().watches >= times {
+                return;
+            }
+            next.await;
+        }
+    }
+
+    /// `METHOD PATH?QUERY` of every request so far.
+    pub(crate) fn targets(&self) -> Vec<String> {
+        self.state.lock().unwrap().targets.clone()
+    }
+
+    /// What the last request said in `Authorization`.
+    pub(crate) fn authorization(&self) -> Option<String> {
+        self.state.lock().unwrap().authorization.clone()
     }
 
     pub(crate) fn object(&self, path: &str) -> Option<Value> {
@@ -221,78 +314,316 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<Mutex<St
     }
 }
 
-async fn handle(request: Request<Incoming>, state: &Mutex<State>) -> Result<Response<Full<Bytes>>, Infallible> {
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+async fn handle(request: Request<Incoming>, state: &Arc<Mutex<State>>) -> Result<Answer, Infallible> {
     let (head, body) = request.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     if state.lock().unwrap().is_silent {
         return std::future::pending().await;
     }
-    let mut state = state.lock().unwrap();
+    let mut locked = state.lock().unwrap();
     let path = head.uri.path().to_owned();
     let key = format!("{} {path}", head.method);
-    state.requests.push(key.clone());
-    state.last_body = body.clone();
-    let prepared = match state.prepared.get_mut(&key) {
+    locked.requests.push(key.clone());
+    locked.targets.push(format!("{} {}", head.method, head.uri));
+    locked.last_body = body.clone();
+    locked.authorization = header("authorization");
+    let prepared = match locked.prepared.get_mut(&key) {
         Some(prepared) if prepared.times > 0 => {
             prepared.times -= 1;
             Some((prepared.status, prepared.body.clone()))
         }
         _ => None,
     };
-    let (status, answer) = prepared.unwrap_or_else(|| state.act(&head.method, &path, body));
+    let query = Query(head.uri.query().unwrap_or_default().to_owned());
+    let wants_table = header("accept").is_some_and(|accept| accept.contains("as=Table"));
+    if prepared.is_none() && query.get("watch").is_some() {
+        locked.watches += 1;
+        locked.changed.notify_waiters();
+        let events = watch(Arc::clone(state), path, query, (locked.watches, wants_table));
+        return Ok(Response::new(StreamBody::new(events).boxed_unsync()));
+    }
+    let content_type = header("content-type").unwrap_or_default();
+    let is_ours = prepared.is_none();
+    let (status, answer) = prepared.unwrap_or_else(|| match head.method {
+        Method::PATCH => locked.patch(&path, &query, &content_type, &body),
+        Method::DELETE => locked.delete(&path, &query),
+        _ => locked.act(&head.method, &path, &query, body),
+    });
+    let answer = if wants_table && is_ours && status == StatusCode::OK { table(&answer) } else { answer };
     let mut response = Response::builder().status(status);
-    if let Some(warning) = &state.warning {
+    if let Some(warning) = &locked.warning {
         response = response.header("warning", warning);
     }
-    Ok(response.body(Full::new(answer.to_string().into())).unwrap())
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        response = response.header("retry-after", "0");
+    }
+    Ok(response.body(Full::new(answer.to_string().into()).boxed_unsync()).unwrap())
+}
+
+/// What happens from a revision on, until the test ends watches.
+fn watch(
+    state: Arc<Mutex<State>>,
+    path: String,
+    query: Query,
+    (number, wants_table): (usize, bool),
+) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    let from = query.get("resourceVersion").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    stream::unfold((state, path, query, from), move |(state, path, query, from)| async move {
+        loop {
+            let changed = Arc::clone(&state.lock().unwrap().changed);
+            let mut next = std::pin::pin!(changed.notified());
+            next.as_mut().enable();
+            let line = {
+                let state = state.lock().unwrap();
+                if from < state.oldest {
+                    let status = json!({"type": "ERROR", "object":
+                        {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}});
+                    Some((format!("{status}\n"), u64::MAX))
+                } else {
+                    let is_news = |change: &&Change| {
+                        change.revision > from
+                            && (change.path.is_empty()
+                                || is_below(&change.path, &path) && query.selects(&change.object))
+                    };
+                    let news = state.changes.iter().find(is_news);
+                    if news.is_none() && number <= state.ends {
+                        return None;
+                    }
+                    news.map(|change| {
+                        let line = if wants_table && !change.path.is_empty() {
+                            let table = table(&change.object);
+                            format!("{}\n", json!({"type": change.kind, "object": table}))
+                        } else {
+                            change.line.clone()
+                        };
+                        (line, change.revision)
+                    })
+                }
+            };
+            match line {
+                Some((line, revision)) => {
+                    return Some((Ok(Frame::data(line.into())), (state, path, query, revision)));
+                }
+                None => next.await,
+            }
+        }
+    })
+}
+
+struct Query(String);
+
+impl Query {
+    fn get(&self, name: &str) -> Option<String> {
+        let value = self.0.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))?.1;
+        let mut plain = Vec::new();
+        let mut bytes = value.bytes();
+        while let Some(byte) = bytes.next() {
+            if byte != b'%' {
+                plain.push(byte);
+                continue;
+            }
+            let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
+            plain.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
+        }
+        Some(String::from_utf8(plain).unwrap())
+    }
+
+    fn is_dry_run(&self) -> bool {
+        self.get("dryRun").as_deref() == Some("All")
+    }
+
+    /// `a=b,c=d` only.
+    fn selects(&self, object: &Value) -> bool {
+        let all = |selector: Option<String>, value: &dyn Fn(&str) -> Value| {
+            selector.unwrap_or_default().split(',').filter(|part| !part.is_empty()).all(|part| {
+                let (name, want) = part.split_once('=').unwrap_or((part, ""));
+                value(name) == want
+            })
+        };
+        all(self.get("labelSelector"), &|name| object["metadata"]["labels"][name].clone())
+            && all(self.get("fieldSelector"), &|name| object["metadata"][name.trim_start_matches("metadata.")].clone())
+    }
+}
+
+/// Objects in three columns, the last in wide output only.
+fn table(answer: &Value) -> Value {
+    let objects = answer["items"].as_array().cloned().unwrap_or_else(|| vec![answer.clone()]);
+    let rows = objects.iter().map(|object| {
+        let metadata = &object["metadata"];
+        let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+        json!({"cells": [metadata["name"], "5m", object["spec"]["note"]], "object": partial})
+    });
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": answer["metadata"],
+        "columnDefinitions": [
+            {"name": "Name", "type": "string", "format": "name", "priority": 0},
+            {"name": "Age", "type": "date", "priority": 0},
+            {"name": "Note", "type": "string", "priority": 1}],
+        "rows": rows.collect::<Vec<_>>()})
+}
+
+fn is_below(object: &str, list: &str) -> bool {
+    let (prefix, plural) = list.rsplit_once('/').unwrap();
+    let (parent, _) = object.rsplit_once('/').unwrap();
+    parent == list || (parent.starts_with(&format!("{prefix}/namespaces/")) && parent.ends_with(&format!("/{plural}")))
+}
+
+fn status(code: StatusCode, reason: &str, message: &str) -> (StatusCode, Value) {
+    (code, json!({"kind": "Status", "code": code.as_u16(), "reason": reason, "message": message}))
+}
+
+fn not_found(path: &str) -> (StatusCode, Value) {
+    let mut segments = path.rsplit('/');
+    let (name, plural) = (segments.next().unwrap(), segments.next().unwrap());
+    status(StatusCode::NOT_FOUND, "NotFound", &format!("{plural} \"{name}\" not found"))
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(name);
+        } else {
+            merge(&mut target[name], value);
+        }
+    }
 }
 
 impl State {
-    fn act(&mut self, method: &Method, path: &str, mut body: Value) -> (StatusCode, Value) {
-        let segments: Vec<&str> = path.split('/').collect();
-        let name = segments[segments.len() - 1];
+    fn tell(&mut self, kind: &str, path: &str, object: &Value) {
         self.revision += 1;
-        if !body.is_null() {
-            body["metadata"]["resourceVersion"] = self.revision.to_string().into();
-            body["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+        let mut object = object.clone();
+        object["metadata"]["resourceVersion"] = self.revision.to_string().into();
+        let line = format!("{}\n", json!({"type": kind, "object": object}));
+        self.changes.push(Change {
+            revision: self.revision,
+            kind: kind.to_owned(),
+            path: path.to_owned(),
+            line,
+            object,
+        });
+        self.changed.notify_waiters();
+    }
+
+    /// Stores an object under the next revision.
+    fn store(&mut self, path: &str, mut object: Value) -> Value {
+        let revision = self.revision + 1;
+        object["metadata"]["resourceVersion"] = revision.to_string().into();
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = format!("uid-{revision}").into();
         }
-        let not_found = || {
-            let message = format!("{} \"{name}\" not found", segments[segments.len() - 2]);
-            (StatusCode::NOT_FOUND, json!({"kind": "Status", "reason": "NotFound", "message": message}))
-        };
+        object["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+        let before = self.objects.insert(path.to_owned(), object.clone());
+        self.tell(if before.is_some() { "MODIFIED" } else { "ADDED" }, path, &object);
+        object
+    }
+
+    fn act(&mut self, method: &Method, path: &str, query: &Query, body: Value) -> (StatusCode, Value) {
+        let name = path.rsplit('/').next().unwrap();
         match *method {
             Method::GET => match self.objects.get(path) {
                 Some(object) => (StatusCode::OK, object.clone()),
-                None if name.ends_with('s') => (StatusCode::OK, self.list(path)),
-                None => not_found(),
+                None if name.ends_with('s') || name.ends_with("proxies") => self.list(path, query),
+                None => not_found(path),
             },
             Method::POST if name != "token" => {
                 let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
-                self.objects.insert(path, body.clone());
-                (StatusCode::CREATED, body)
+                (StatusCode::CREATED, self.store(&path, body))
             }
-            Method::PUT if self.objects.contains_key(path) => {
-                self.objects.insert(path.to_owned(), body.clone());
-                (StatusCode::OK, body)
-            }
-            Method::DELETE if self.objects.remove(path).is_some() => {
-                (StatusCode::OK, json!({"kind": "Status", "status": "Success"}))
-            }
-            _ => not_found(),
+            Method::PUT if self.objects.contains_key(path) => (StatusCode::OK, self.store(path, body)),
+            _ => not_found(path),
         }
     }
 
-    /// The objects right below `path`, or of that plural in all namespaces.
-    fn list(&self, path: &str) -> Value {
-        let (prefix, plural) = path.rsplit_once('/').unwrap();
-        let is_in = |object: &str| {
-            let (list, _) = object.rsplit_once('/').unwrap();
-            list == path
-                || (list.starts_with(&format!("{prefix}/namespaces/")) && list.ends_with(&format!("/{plural}")))
+    fn patch(&mut self, path: &str, query: &Query, content_type: &str, body: &Value) -> (StatusCode, Value) {
+        let existing = self.objects.get(path).cloned();
+        let is_apply = content_type == "application/apply-patch+yaml";
+        let mut object = match (&existing, content_type) {
+            (None, _) if !is_apply => return not_found(path),
+            (None, _) => body.clone(),
+            (Some(existing), "application/json-patch+json") => {
+                let mut object = existing.clone();
+                for operation in body.as_array().unwrap() {
+                    *object.pointer_mut(operation["path"].as_str().unwrap()).unwrap() = operation["value"].clone();
+                }
+                object
+            }
+            (Some(existing), _) => {
+                let mut object = existing.clone();
+                if is_apply {
+                    object.as_object_mut().unwrap().retain(|key, _| key == "metadata" || key == "status");
+                }
+                merge(&mut object, body);
+                object
+            }
         };
-        let items: Vec<&Value> =
-            self.objects.iter().filter(|(path, _)| is_in(path)).map(|(_, object)| object).collect();
-        json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})
+        let revision = |object: &Value| object["metadata"]["resourceVersion"].clone();
+        if let Some(existing) = &existing
+            && revision(&object) != revision(existing)
+        {
+            return status(StatusCode::CONFLICT, "Conflict", "the object has been modified");
+        }
+        if is_apply {
+            let manager = query.get("fieldManager").expect("server-side apply names a manager");
+            object["metadata"]["managedFields"] = json!([{"manager": manager, "operation": "Apply"}]);
+        }
+        match existing {
+            Some(existing) if existing == object => (StatusCode::OK, object),
+            existing => {
+                let code = if existing.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+                let answer = if query.is_dry_run() { object } else { self.store(path, object) };
+                (code, answer)
+            }
+        }
+    }
+
+    /// What has finalizers is only marked.
+    fn delete(&mut self, path: &str, query: &Query) -> (StatusCode, Value) {
+        let Some(mut object) = self.objects.get(path).cloned() else { return not_found(path) };
+        let success = (
+            StatusCode::OK,
+            json!({"kind": "Status", "status": "Success",
+            "details": {"uid": object["metadata"]["uid"]}}),
+        );
+        if query.is_dry_run() {
+            return success;
+        }
+        if object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty()) {
+            object["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z".into();
+            return (StatusCode::OK, self.store(path, object));
+        }
+        self.objects.remove(path);
+        self.tell("DELETED", path, &object);
+        success
+    }
+
+    /// The objects right below `path`, or of that plural in all namespaces; those of one page.
+    fn list(&self, path: &str, query: &Query) -> (StatusCode, Value) {
+        let items: Vec<&Value> = self
+            .objects
+            .iter()
+            .filter(|(object, value)| is_below(object, path) && query.selects(value))
+            .map(|(_, object)| object)
+            .collect();
+        let number = |name: &str| query.get(name).and_then(|text| text.parse::<usize>().ok());
+        let start = number("continue").unwrap_or(0);
+        if start > 0 && self.oldest > 0 {
+            return status(StatusCode::GONE, "Expired", "the continue parameter is too old");
+        }
+        let end = start.saturating_add(number("limit").unwrap_or(usize::MAX)).min(items.len());
+        let next = if end < items.len() { end.to_string() } else { String::new() };
+        let metadata = json!({"resourceVersion": self.revision.to_string(), "continue": next,
+            "remainingItemCount": items.len() - end});
+        (StatusCode::OK, json!({"kind": "List", "metadata": metadata, "items": items[start..end]}))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 ///
 /// # Errors
 /// With line and column, when it is not JSON, is nested deeper than 128 levels, or an object has a field twice.
-pub(super) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+pub fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Strict.deserialize(&mut reader)?;
     reader.end()?;
@@ -17,7 +17,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
 }
 
 /// Builds a [`Value`], refusing what [`Value`]'s own decoder lets pass: the last of two fields of one name wins there.
-struct Strict;
+pub(super) struct Strict;
 
 impl<'de> DeserializeSeed<'de> for Strict {
     type Value = Value;

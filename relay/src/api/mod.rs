@@ -1,14 +1,27 @@
-//! The store's Kubernetes-style face: REST over TLS, client certificates, `Status` errors.
+//! The store's Kubernetes-style face: REST over TLS, client certificates or bearer tokens, `Status` errors.
 //!
 //! Owns the API port's connections and their limits. Knows nothing of tunnels or routes: it writes to the store and
 //! the controller wakes (journey C).
 
+mod account_token;
+mod backup;
 mod discovery;
 mod exchange;
-mod json;
+pub mod json;
+mod list;
+mod negotiate;
+mod openapi;
+mod options;
 mod path;
+mod protobuf;
+mod review;
+mod selector;
 mod status;
+mod synthetic;
+mod table;
 mod verbs;
+mod watch;
+pub mod yaml;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -28,20 +41,22 @@ use underpass_shared::{
     quic::tls::{PeerIdentityError, identity_of},
 };
 
-use self::exchange::{CloseAfter, Done};
-use crate::{enrolment::Enrolment, store::Store};
+use self::exchange::CloseAfter;
+use crate::{access::Guard, enrolment::Enrolment, store::Store};
 
 /// How many requests are worked on at once; more are answered 429.
-const IN_FLIGHT_MAX: usize = 32;
+const IN_FLIGHT_MAX: usize = 256;
+/// How many watches are open at once; more are answered 429.
+const WATCHES_MAX: usize = 4096;
 /// How many connections may be in their TLS handshake; more wait to be accepted.
 const HANDSHAKES_MAX: usize = 64;
-/// How many connections without a client certificate are kept; more are closed.
+/// How many connections that have shown no good credential are kept; more are closed.
 const ANONYMOUS_MAX: usize = 64;
-/// How many connections with one are kept; more are closed.
-const KNOWN_MAX: usize = 256;
+/// How many connections that have shown one are kept; more are closed.
+const KNOWN_MAX: usize = 2048;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection without a client certificate lives: it is good for `/version` and `/healthz` only.
+/// How long a connection that has shown no good credential lives: it is good for `/version` and `/healthz` only.
 const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
 /// How long a request's head may take, idle time before it included (HTTP/1.1).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -62,13 +77,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub struct Api {
     store: Store,
     enrolment: Enrolment,
+    guard: Guard,
     in_flight: Semaphore,
+    watches: Arc<Semaphore>,
+    paged: list::Paged,
+    logs: verbs::Logs,
+    /// Ends the watches when the relay stops.
+    shutdown: CancellationToken,
 }
 
 impl Api {
     #[must_use]
-    pub fn new(store: Store, enrolment: Enrolment) -> Self {
-        Self { store, enrolment, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
+    pub fn new(store: Store, enrolment: Enrolment, guard: Guard) -> Self {
+        let (in_flight, watches) = (Semaphore::new(IN_FLIGHT_MAX), Arc::new(Semaphore::new(WATCHES_MAX)));
+        Self {
+            store,
+            enrolment,
+            guard,
+            in_flight,
+            watches,
+            paged: list::Paged::default(),
+            logs: verbs::Logs::default(),
+            shutdown: CancellationToken::new(),
+        }
     }
 }
 
@@ -123,6 +154,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, api: Arc<Api>,
         }
     }
     drop(listener);
+    server.api.shutdown.cancel();
     let drained = tokio::time::timeout(DRAIN, async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -174,31 +206,47 @@ impl Server {
         drop(handshake);
         let caller = Caller::of(stream.get_ref().1.peer_certificates());
         let is_anonymous = !matches!(caller, Caller::Known(_));
-        let room = if is_anonymous { &self.anonymous } else { &self.known };
-        let Ok(_room) = room.clone().try_acquire_owned() else {
-            return tracing::debug!("an API connection was closed: there are too many");
+        let room = |is_anonymous: bool| {
+            let room = if is_anonymous { &self.anonymous } else { &self.known };
+            room.clone().try_acquire_owned().inspect_err(|_| tracing::debug!("an API connection too many was closed"))
         };
+        let Ok(mut _room) = room(is_anonymous) else { return };
         let ended = self.shutdown.child_token();
-        let exchange = self.exchange(stream, caller, ended.clone());
+        let trusted = CancellationToken::new();
+        let exchange = self.exchange(stream, caller, ended.clone(), trusted.clone());
         if !is_anonymous {
             return exchange.await;
         }
         let mut exchange = Box::pin(exchange);
-        if tokio::time::timeout(ANONYMOUS_LIFE, &mut exchange).await.is_err() {
-            ended.cancel();
-            let _ = tokio::time::timeout(DRAIN, exchange).await;
+        let is_over = tokio::select! {
+            () = &mut exchange => return,
+            () = trusted.cancelled() => room(false).map(|room| _room = room).is_err(),
+            () = tokio::time::sleep(ANONYMOUS_LIFE) => true,
+        };
+        if !is_over {
+            return exchange.await;
         }
+        ended.cancel();
+        let _ = tokio::time::timeout(DRAIN, exchange).await;
     }
 
     /// Speaks HTTP until the client leaves or `ended`, then finishes what is in flight.
-    async fn exchange(&self, stream: TlsStream<TcpStream>, caller: Caller, ended: CancellationToken) {
+    ///
+    /// Cancels `trusted` when a request has shown a good token.
+    async fn exchange(
+        &self,
+        stream: TlsStream<TcpStream>,
+        caller: Caller,
+        ended: CancellationToken,
+        trusted: CancellationToken,
+    ) {
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let (api, caller) = (self.api.clone(), Arc::new(caller));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (api, caller) = (api.clone(), caller.clone());
+            let (api, caller, trusted) = (api.clone(), caller.clone(), trusted.clone());
             async move {
                 let version = request.version();
-                let mut response = exchange::answer(&api, &caller, request).await;
+                let mut response = exchange::answer(&api, &caller, request, &trusted).await;
                 if response.extensions_mut().remove::<CloseAfter>().is_some() && version == Version::HTTP_11 {
                     response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
                 }

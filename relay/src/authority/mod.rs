@@ -109,7 +109,7 @@ impl std::fmt::Debug for Authority {
 }
 
 /// The form in the store.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
     /// DER, base64.
@@ -128,7 +128,7 @@ impl Authority {
         let kept = store
             .transact(move |state, _| match state.record::<Kept>(&RecordKey::Authority)? {
                 Some(kept) => Ok(kept),
-                None => state.put_record(RecordKey::Authority, &offered).map(|()| offered),
+                None => state.put_record(RecordKey::Authority, &offered).map(|()| offered.clone()),
             })
             .await?;
         Self::from_kept(&kept)

@@ -16,6 +16,7 @@ use underpass_shared::{
 
 use crate::{
     authority::Authority,
+    cluster,
     store::{
         Store, StoreError, TransactError, lifecycle,
         object::ObjectKey,
@@ -58,7 +59,7 @@ struct TokenRecord {
 }
 
 impl Enrolment {
-    /// `relays` are the `host:port` that agents dial, best first.
+    /// `relays` are the `host:port` of this relay that agents dial, best first; those of other relays follow them.
     #[must_use]
     pub fn new(store: Store, authority: Authority, relays: Vec<String>) -> Self {
         Self { store, issuer: Issuer { authority, relays: relays.into() } }
@@ -86,14 +87,15 @@ impl Enrolment {
                 make_room(state, now)?;
                 let secret = Secret::from_bytes(fresh.bytes());
                 let expires = (now + ttl).unix_timestamp();
-                let record = TokenRecord { project: of, node: name, node_uid, expires, uses_left: uses };
+                let record =
+                    TokenRecord { project: of.clone(), node: name.clone(), node_uid, expires, uses_left: uses };
                 state.put_record(record_key(&secret), &record).map(|()| secret)
             })
             .await?;
         Ok(EnrolmentToken {
             project: project.clone(),
             node: node.clone(),
-            relays: self.issuer.relays.to_vec(),
+            relays: cluster::addresses(&self.issuer.relays, &self.store.leased().borrow()),
             ca: self.issuer.authority.fingerprint(),
             secret,
         })
@@ -114,7 +116,7 @@ impl Enrolment {
             spend(state, &key, &request, now)?;
             let agent = identity(&request);
             lifecycle::number_agent(state, &agent).map_err(|error| of_write(&error))?;
-            issuer.issue(&agent, &request.csr, now)
+            issuer.issue(&agent, &request.csr, cluster::addresses(&issuer.relays, state.leased()), now)
         });
         redeemed.await.map_err(of_store)
     }
@@ -137,7 +139,8 @@ impl Enrolment {
             return Err(refusal(RefusalReason::WrongNode, message));
         }
         self.admit(agent).await?;
-        self.issuer.issue(agent, &request.csr, now)
+        let relays = cluster::addresses(&self.issuer.relays, &self.store.leased().borrow());
+        self.issuer.issue(agent, &request.csr, relays, now)
     }
 
     /// The agent's place in the overlay, if its node is there and knows it.
@@ -147,12 +150,18 @@ impl Enrolment {
     /// made anew since the agent enrolled.
     pub async fn admit(&self, agent: &AgentIdentity) -> Result<Admission, Refusal> {
         let agent = agent.clone();
-        self.store.transact(move |state, _| admit(state, &agent)).await.map_err(of_store)
+        self.store.inspect(move |state| admit(state, &agent)).await.map_err(of_store)
     }
 }
 
 impl Issuer {
-    fn issue(&self, agent: &AgentIdentity, csr: &str, now: OffsetDateTime) -> Result<Issued, Refusal> {
+    fn issue(
+        &self,
+        agent: &AgentIdentity,
+        csr: &str,
+        relays: Vec<String>,
+        now: OffsetDateTime,
+    ) -> Result<Issued, Refusal> {
         let certificate = self
             .authority
             .issue_agent(agent, csr, now)
@@ -160,7 +169,7 @@ impl Issuer {
         Ok(Issued {
             certificate: certificate.pem,
             ca: self.authority.ca_pem().to_owned(),
-            relays: self.relays.to_vec(),
+            relays,
             not_before: certificate.not_before.unix_timestamp(),
             not_after: certificate.not_after.unix_timestamp(),
         })
@@ -226,7 +235,11 @@ fn admit(state: &State, agent: &AgentIdentity) -> Result<Admission, Refusal> {
 
 /// Forgets tokens that expired long ago, and refuses one more when there are too many still.
 fn make_room(state: &mut State, now: OffsetDateTime) -> Result<(), WriteError> {
-    let tokens: Vec<RecordKey> = state.record_keys(RecordKey::FIRST_TOKEN).cloned().collect();
+    let tokens: Vec<RecordKey> = state
+        .record_keys(RecordKey::FIRST_TOKEN)
+        .take_while(|key| matches!(key, RecordKey::Token(_)))
+        .cloned()
+        .collect();
     let mut kept = 0;
     for key in tokens {
         let expires = state.record::<TokenRecord>(&key)?.map_or(0, |token| token.expires);

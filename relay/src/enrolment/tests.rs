@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::json;
@@ -34,8 +32,7 @@ async fn deployment(nodes: &[&str]) -> Deployment {
 
 impl Deployment {
     async fn create_node(&self, node: &str) {
-        let draft =
-            Draft { key: node_key(node), labels: BTreeMap::new(), annotations: BTreeMap::new(), spec: json!({}) };
+        let draft = Draft::of_spec(node_key(node), json!({}));
         self.store.create(draft).await.unwrap();
     }
 

@@ -1,6 +1,7 @@
 //! The store's file: one redb database, one durable transaction per batch. Decides nothing.
 //!
-//! Tables: `meta` (format, revision, a sealed word that proves the key), `objects` (JSON by key), `records` (sealed).
+//! Tables: `meta` (format, revision, a sealed word that proves the key), `objects` (JSON by key, Secrets sealed),
+//! `records` (sealed). Records that live only as long as this relay never reach the disk.
 
 use std::{
     collections::BTreeMap,
@@ -11,34 +12,34 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use underpass_shared::resource::kind::KINDS;
-
 use super::{
-    object::{Object, ObjectKey},
-    record::RecordKey,
-    seal::{KEY_FILE, KeyError, Sealer},
+    codec::{Codec, Unreadable, encode_key},
+    journal::{Failure, Journal, News, Unavailable},
+    migrate::{self, FORMAT},
+    object::Object,
+    record::Leased,
+    seal::{KeyError, Sealer},
     state::{Changes, State},
 };
+use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 /// The database's file name in the data directory.
 pub const STORE_FILE: &str = "store.redb";
-/// The layout that this program reads and writes.
-const FORMAT: u64 = 1;
 /// The page cache, in bytes. Everything is held in memory besides, so that it serves writes only.
 const CACHE_BYTES: usize = 8 << 20;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+pub(super) const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 
 const META_FORMAT: &str = "format";
 const META_REVISION: &str = "revision";
 const META_PROOF: &str = "proof";
-const PROOF: &[u8] = b"underpass";
 
-/// Separates the parts of an object's key; no name can hold it.
-const SEPARATOR: char = '/';
+/// A file below this is never compacted: little would be won.
+const COMPACT_BYTES_MIN: u64 = 32 << 20;
+/// A file of which less than one part in this many is used is compacted when it is opened.
+const COMPACT_USED: u64 = 2;
 
 /// Why the store does not open.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,9 @@ pub enum OpenError {
     Thread(#[source] io::Error),
     #[error("the store cannot be filled with what every deployment has: {0}")]
     Bootstrap(String),
+    /// etcd does not answer, refuses us, or holds what cannot be read.
+    #[error("{0}")]
+    Etcd(String),
 }
 
 /// Why a batch did not become durable.
@@ -76,12 +80,23 @@ pub enum DiskError {
     Reopen(#[from] OpenError),
 }
 
+/// Why an older store was not brought to this format; nothing of it was changed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StepError {
+    #[error(transparent)]
+    Database(#[from] redb::Error),
+    #[error("{0}")]
+    Damaged(String),
+}
+
 type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
-/// The open database. After a failed write it is closed until [`Disk::reload`] succeeds.
+/// The open database. After a failed write it is closed until `reload` succeeds.
 pub struct Disk {
     path: PathBuf,
-    sealer: Sealer,
+    codec: Codec,
+    /// What lives only as long as this process.
+    leased: Leased,
     open: Opener,
     database: Option<Database>,
 }
@@ -97,7 +112,7 @@ impl Disk {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(directory: &Path) -> Result<(Self, State), OpenError> {
+    pub fn open(directory: &Path, key_file: &Path) -> Result<(Self, State), OpenError> {
         let fail = |source| OpenError::Directory { path: directory.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
         let path = directory.join(STORE_FILE);
@@ -105,49 +120,40 @@ impl Disk {
             let path = path.clone();
             Box::new(move || redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path))
         };
-        let opened = Self::open_with(directory, path.clone(), opener)?;
+        let opened = Self::open_with(directory, key_file, opener)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(fail)?;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(fail)?;
         Ok(opened)
     }
 
-    fn open_with(directory: &Path, path: PathBuf, open: Opener) -> Result<(Self, State), OpenError> {
-        let database = open().map_err(|error| refuse(directory, error))?;
+    fn open_with(directory: &Path, key_file: &Path, open: Opener) -> Result<(Self, State), OpenError> {
+        let path = directory.join(STORE_FILE);
+        let mut database = open().map_err(|error| refuse(directory, error))?;
         let fresh = is_fresh(&database).map_err(OpenError::Database)?;
-        let sealer = Sealer::load(directory, fresh)?;
-        let mut disk = Self { path, sealer, open, database: Some(database) };
+        let codec = Codec::new(Sealer::load(key_file, fresh)?);
+        if !fresh && is_sparse(&database, &path) {
+            // What fails here fails again where it matters, and is told there.
+            let _ = database.compact();
+        }
+        let mut disk = Self { path, codec, leased: Leased::default(), open, database: Some(database) };
         if fresh {
-            disk.write(&Changes::default()).map_err(|error| match error {
+            disk.try_write(&Changes::default()).map_err(|error| match error {
                 DiskError::Database(error) => OpenError::Database(error),
                 other => OpenError::Bootstrap(other.to_string()),
             })?;
         }
+        disk.migrate(key_file)?;
         let state = disk.load()?;
         Ok((disk, state))
     }
 
-    /// Whether writes reach the disk, as far as is known.
-    pub fn is_open(&self) -> bool {
-        self.database.is_some()
-    }
-
-    /// Makes `changes` durable, all or none. After an error, which of the two is unknown until [`Disk::reload`].
-    ///
-    /// # Errors
-    /// [`DiskError`]; the database is then closed.
-    pub fn write(&mut self, changes: &Changes) -> Result<(), DiskError> {
-        let written = self.try_write(changes);
-        if written.is_err() {
-            self.database = None;
-        }
-        written
+    /// What seals and encodes for this store.
+    pub(super) fn codec(&self) -> &Codec {
+        &self.codec
     }
 
     /// Opens the database again after a failed write, and reads what it holds.
-    ///
-    /// # Errors
-    /// [`DiskError`]; the database stays closed.
-    pub fn reload(&mut self) -> Result<State, DiskError> {
+    fn reload(&mut self) -> Result<State, DiskError> {
         let directory = self.path.parent().unwrap_or(Path::new(".")).to_owned();
         self.database = Some((self.open)().map_err(|error| refuse(&directory, error))?);
         let loaded = self.load();
@@ -167,25 +173,25 @@ impl Disk {
             let mut put = |key: &str, value: &[u8]| meta.insert(key, value).map(drop).map_err(redb::Error::from);
             put(META_FORMAT, &FORMAT.to_be_bytes())?;
             put(META_REVISION, &changes.revision.to_be_bytes())?;
-            put(META_PROOF, &self.sealer.seal(META_PROOF, PROOF))?;
+            put(META_PROOF, &self.codec.proof())?;
 
             let mut objects = transaction.open_table(OBJECTS).map_err(redb::Error::from)?;
-            for (key, object) in &changes.objects {
-                let key = encode(key);
+            for (key, object) in changes.objects() {
+                let (kind, key) = (key.kind, encode_key(key));
                 match object {
                     Some(object) => {
-                        let body = serde_json::to_vec(&object.body)?;
+                        let body = self.codec.encode_body(kind, &key, &object.body)?;
                         objects.insert(key.as_str(), body.as_slice()).map(drop).map_err(redb::Error::from)?;
                     }
                     None => objects.remove(key.as_str()).map(drop).map_err(redb::Error::from)?,
                 }
             }
             let mut records = transaction.open_table(RECORDS).map_err(redb::Error::from)?;
-            for (key, value) in &changes.records {
+            for (key, value) in changes.records.iter().filter(|(key, _)| !key.is_leased()) {
                 let key = key.to_string();
                 match value {
                     Some(plain) => {
-                        let sealed = self.sealer.seal(&key, plain);
+                        let sealed = self.codec.encode_record(&key, plain);
                         records.insert(key.as_str(), sealed.as_slice()).map(drop).map_err(redb::Error::from)?;
                     }
                     None => records.remove(key.as_str()).map(drop).map_err(redb::Error::from)?,
@@ -196,48 +202,120 @@ impl Disk {
         Ok(())
     }
 
+    /// Brings an older store to this format; a store of another deployment or a newer program is refused untouched.
+    fn migrate(&mut self, key_file: &Path) -> Result<(), OpenError> {
+        let database = self.database.as_ref().ok_or(OpenError::Database(redb::Error::DatabaseClosed))?;
+        let (format, proof) = {
+            let transaction = database.begin_read().map_err(storage)?;
+            let meta = transaction.open_table(META).map_err(storage)?;
+            let proof = meta.get(META_PROOF).map_err(storage)?.map(|proof| proof.value().to_vec());
+            (number(&meta, META_FORMAT)?, proof)
+        };
+        let unknown = |found: Option<u64>| {
+            let found = found.map_or("unknown".to_owned(), |format| format.to_string());
+            OpenError::Format { path: self.path.clone(), found }
+        };
+        let from = format.filter(|format| *format <= FORMAT).ok_or_else(|| unknown(format))?;
+        let proof = proof.ok_or_else(|| self.damaged("no proof of the key"))?;
+        if !self.codec.proves(&proof) {
+            return Err(KeyError::Foreign(key_file.to_owned()).into());
+        }
+        if from == FORMAT {
+            return Ok(());
+        }
+        let transaction = database.begin_write().map_err(storage)?;
+        let migrated = migrate::migrate(&transaction, &self.codec, from).map_err(|error| match error {
+            StepError::Database(error) => OpenError::Database(error),
+            StepError::Damaged(what) => self.damaged(&what),
+        })?;
+        if !migrated {
+            return Err(unknown(Some(from)));
+        }
+        {
+            let mut meta = transaction.open_table(META).map_err(storage)?;
+            meta.insert(META_FORMAT, FORMAT.to_be_bytes().as_slice()).map(drop).map_err(storage)?;
+        }
+        transaction.commit().map_err(storage)?;
+        tracing::info!(from, to = FORMAT, "the store was brought to this version's format");
+        Ok(())
+    }
+
     fn load(&self) -> Result<State, OpenError> {
         let database = self.database.as_ref().ok_or(OpenError::Database(redb::Error::DatabaseClosed))?;
         let transaction = database.begin_read().map_err(storage)?;
         let meta = transaction.open_table(META).map_err(storage)?;
-        let number = |key: &str| -> Result<Option<u64>, OpenError> {
-            let value = meta.get(key).map_err(storage)?;
-            Ok(value.and_then(|value| value.value().try_into().ok().map(u64::from_be_bytes)))
-        };
-        let format = number(META_FORMAT)?;
-        if format != Some(FORMAT) {
-            let found = format.map_or("unknown".to_owned(), |format| format.to_string());
-            return Err(OpenError::Format { path: self.path.clone(), found });
-        }
-        let revision = number(META_REVISION)?.ok_or_else(|| self.damaged("no revision"))?;
-        let proof = meta.get(META_PROOF).map_err(storage)?.ok_or_else(|| self.damaged("no proof of the key"))?;
-        if self.sealer.open(META_PROOF, proof.value()).as_deref() != Ok(PROOF) {
-            return Err(KeyError::Foreign(self.path.with_file_name(KEY_FILE)).into());
-        }
-
+        let revision = number(&meta, META_REVISION)?.ok_or_else(|| self.damaged("no revision"))?;
+        let damaged = |Unreadable(what)| self.damaged(&what);
         let mut objects = Vec::new();
         for entry in transaction.open_table(OBJECTS).map_err(storage)?.iter().map_err(storage)? {
             let (key, body) = entry.map_err(storage)?;
-            let key = decode(key.value()).ok_or_else(|| self.damaged(&format!("object {:?}", key.value())))?;
-            let body =
-                serde_json::from_slice(body.value()).map_err(|error| self.damaged(&format!("{key}: {error}")))?;
-            objects.push(Object { key: Arc::new(key), body });
+            let (key, body) = self.codec.decode_object(key.value(), body.value()).map_err(damaged)?;
+            objects.push(Object::new(Arc::new(key), body));
         }
         let mut records = BTreeMap::new();
         for entry in transaction.open_table(RECORDS).map_err(storage)?.iter().map_err(storage)? {
             let (name, sealed) = entry.map_err(storage)?;
-            let name = name.value();
-            let key = RecordKey::parse(name).ok_or_else(|| self.damaged(&format!("record {name:?}")))?;
-            let plain =
-                self.sealer.open(name, sealed.value()).map_err(|_| self.damaged(&format!("record {name:?}")))?;
+            let (key, plain) = self.codec.decode_record(name.value(), sealed.value()).map_err(damaged)?;
             records.insert(key, plain);
         }
+        records.extend(self.leased.iter().map(|(key, value)| (key.clone(), value.clone())));
         Ok(State::loaded(revision, objects, records))
     }
 
     fn damaged(&self, what: &str) -> OpenError {
         OpenError::Damaged { path: self.path.clone(), what: what.to_owned() }
     }
+}
+
+impl Journal for Disk {
+    fn refresh(&mut self) -> (Vec<News>, Option<Unavailable>) {
+        if self.database.is_some() {
+            return (Vec::new(), None);
+        }
+        match self.reload() {
+            Ok(state) => {
+                tracing::info!("the store can be written again");
+                (vec![News::Whole(Box::new(state))], None)
+            }
+            Err(error) => (Vec::new(), Some(error.into())),
+        }
+    }
+
+    fn takes(&self, _: &Changes) -> bool {
+        true
+    }
+
+    fn write(&mut self, changes: &Changes) -> Result<(), Failure> {
+        let (leased, kept): (Vec<_>, Vec<_>) = changes.records.iter().partition(|(key, _)| key.is_leased());
+        if !changes.events.is_empty() || !kept.is_empty() {
+            self.try_write(changes).map_err(|error| {
+                tracing::error!(%error, "the store cannot be written; reading goes on");
+                // Whether the disk has it is known once it was read again.
+                self.database = None;
+                Failure::Unavailable(error.into())
+            })?;
+        }
+        for (key, value) in leased {
+            self.leased.set(key, value.clone());
+        }
+        Ok(())
+    }
+}
+
+fn number(meta: &impl redb::ReadableTable<&'static str, &'static [u8]>, key: &str) -> Result<Option<u64>, OpenError> {
+    let value = meta.get(key).map_err(storage)?;
+    Ok(value.and_then(|value| value.value().try_into().ok().map(u64::from_be_bytes)))
+}
+
+/// Whether most of the file is free.
+fn is_sparse(database: &Database, path: &Path) -> bool {
+    let file = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    file >= COMPACT_BYTES_MIN && used(database).is_some_and(|used| used < file / COMPACT_USED)
+}
+
+fn used(database: &Database) -> Option<u64> {
+    let stats = database.begin_write().ok()?.stats().ok()?;
+    Some(stats.stored_bytes() + stats.metadata_bytes())
 }
 
 fn storage(error: impl Into<redb::Error>) -> OpenError {
@@ -272,21 +350,9 @@ fn is_fresh(database: &Database) -> Result<bool, redb::Error> {
     }
 }
 
-/// `plural/project/namespace/name`, absent parts empty.
-fn encode(key: &ObjectKey) -> String {
-    let project = key.project.as_ref().map_or("", |project| project.as_str());
-    let namespace = key.namespace.as_deref().unwrap_or("");
-    format!("{}{SEPARATOR}{project}{SEPARATOR}{namespace}{SEPARATOR}{}", key.kind.info().plural, key.name)
-}
-
-fn decode(text: &str) -> Option<ObjectKey> {
-    let parts: Vec<&str> = text.split(SEPARATOR).collect();
-    let [plural, project, namespace, name] = parts.as_slice() else { return None };
-    let kind = KINDS.iter().find(|info| info.plural == *plural)?.kind;
-    let project = if project.is_empty() { None } else { Some(project.parse().ok()?) };
-    let namespace = if namespace.is_empty() { None } else { Some((*namespace).to_owned()) };
-    Some(ObjectKey { kind, project, namespace, name: (*name).to_owned() })
-}
+pub(super) mod raw;
 
 #[cfg(test)]
 pub(super) mod faults;
+#[cfg(test)]
+mod tests;

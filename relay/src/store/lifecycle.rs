@@ -3,21 +3,26 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use underpass_shared::{
     identity::{AgentId, AgentIdentity, DEFAULT_PROJECT, NodeName, ProjectName},
     prefix::{AgentNumber, NodeNumber, ProjectPrefix},
-    resource::{gateway::CONTROLLER_NAME, kind::Kind},
+    resource::{
+        gateway::CONTROLLER_NAME,
+        kind::{KINDS, Kind, Scope},
+    },
 };
 
 use super::{
-    object::{Draft, Object, ObjectKey},
+    object::{Draft, Object, ObjectKey, Objects},
     record::RecordKey,
     state::{Fresh, State, WriteError},
 };
 
 /// The name of what every project has from its first moment.
 const DEFAULT: &str = "default";
+/// The label by which a namespace is selected by name (Kubernetes well-known labels).
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// A project's overlay network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,55 +48,198 @@ pub struct AgentRecord {
     pub number: AgentNumber,
 }
 
-/// Makes the `default` project if it is not there.
+/// Makes the `default` project if it is not there, and the namespaces that hold something or belong to every
+/// project and are not there, as in stores of a time when namespaces were no objects.
 ///
 /// # Errors
 /// Only when the store is full.
 pub fn bootstrap(state: &mut State, fresh: &mut Fresh) -> Result<(), WriteError> {
-    let project = ProjectName::default();
-    if state.objects().get(&ObjectKey::project(&project)).is_some() {
-        return Ok(());
+    let default = ObjectKey::project(&ProjectName::default());
+    if state.objects().get(&default).is_none() {
+        create(state, Draft::of_spec(default, json!({})), fresh)?;
     }
-    create(state, draft(ObjectKey::project(&project), json!({})), fresh).map(drop)
+    let used = state
+        .objects()
+        .iter()
+        .filter_map(|object| Some((object.key.project.as_ref()?, object.key.namespace.as_ref()?)));
+    let mut wanted: BTreeSet<ObjectKey> =
+        used.map(|(project, name)| ObjectKey::cluster(project, Kind::Namespace, name)).collect();
+    wanted.extend(state.objects().projects().map(|project| ObjectKey::cluster(&project, Kind::Namespace, DEFAULT)));
+    wanted.retain(|key| state.objects().get(key).is_none());
+    wanted.into_iter().try_for_each(|key| state.create(namespace_draft(key), fresh).map(drop))
 }
 
-/// Creates an object with everything that belongs to it.
+/// Creates an object with everything that belongs to it; a namespace that is not there is made.
 ///
 /// # Errors
-/// Those of [`State::create`]; [`WriteError::NotFound`] when its project does not exist.
+/// Those of [`State::create`]; [`WriteError::NotFound`] when its project does not exist; [`WriteError::Terminating`].
 pub fn create(state: &mut State, draft: Draft, fresh: &mut Fresh) -> Result<Arc<Object>, WriteError> {
     let key = draft.key.clone();
-    match (&key.project, key.kind) {
-        (None, _) => {
+    let Some(project) = &key.project else {
+        state.create(draft, fresh)?;
+        return open_project(state, &parse(&key.name)?, fresh);
+    };
+    if state.objects().get(&ObjectKey::project(project)).is_none() {
+        return Err(WriteError::NotFound(ObjectKey::project(project)));
+    }
+    if let Some(namespace) = &key.namespace {
+        open_namespace(state, project, namespace, fresh)?;
+    }
+    match key.kind {
+        Kind::Namespace => state.create(with_own_name(draft), fresh),
+        Kind::TunnelNode => {
             state.create(draft, fresh)?;
-            open_project(state, &parse(&key.name)?, fresh)
+            number_node(state, project, &parse(&key.name)?)
         }
-        (Some(project), kind) => {
-            let found = state.objects().get(&ObjectKey::project(project)).is_some();
-            if !found {
-                return Err(WriteError::NotFound(ObjectKey::project(project)));
-            }
-            let object = state.create(draft, fresh)?;
-            if kind == Kind::TunnelNode { number_node(state, project, &parse(&key.name)?) } else { Ok(object) }
-        }
+        _ => state.create(draft, fresh),
     }
 }
 
-/// Deletes an object with everything that belongs to it.
+/// Replaces what clients write of an object; one that is being deleted goes with its last finalizer.
+///
+/// # Errors
+/// Those of [`State::replace`]; [`WriteError::Deleting`].
+pub fn replace(state: &mut State, draft: Draft, expected: Option<u64>) -> Result<Arc<Object>, WriteError> {
+    let Some(object) = state.objects().get(&draft.key).cloned() else {
+        return Err(WriteError::NotFound(draft.key));
+    };
+    let draft = if draft.key.kind == Kind::Namespace { with_own_name(draft) } else { draft };
+    if object.body.deletion.is_none() {
+        return state.replace(draft, expected);
+    }
+    if draft.meta.finalizers.iter().any(|name| !object.body.meta.finalizers.contains(name)) {
+        return Err(WriteError::Deleting(draft.key));
+    }
+    let key = draft.key.clone();
+    let written = state.replace(draft, expected)?;
+    if !is_held(state, &written) {
+        remove(state, &key)?;
+    }
+    Ok(written)
+}
+
+/// What became of an object that was to be deleted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Deleted {
+    /// It is gone; this is what it was.
+    Gone(Arc<Object>),
+    /// Finalizers, or what is in the namespace, hold it.
+    Marked(Arc<Object>),
+}
+
+/// Deletes an object with everything that belongs to it, or marks it as long as something holds it.
+///
+/// `finalizers` are added first: `foregroundDeletion` or `orphan`, which the garbage collector takes off.
 ///
 /// # Errors
 /// Those of [`State::delete`]; [`WriteError::Permanent`], [`WriteError::NotEmpty`].
-pub fn delete(state: &mut State, key: &ObjectKey, expected: Option<u64>) -> Result<Arc<Object>, WriteError> {
-    if state.objects().get(key).is_some() && is_permanent(key) {
+pub fn delete(
+    state: &mut State,
+    key: &ObjectKey,
+    expected: Option<u64>,
+    finalizers: &[&str],
+    fresh: &Fresh,
+) -> Result<Deleted, WriteError> {
+    let Some(object) = state.objects().get(key).cloned() else { return Err(WriteError::NotFound(key.clone())) };
+    if is_permanent(key) {
         return Err(WriteError::Permanent(key.clone()));
     }
-    let object = state.delete(key, expected)?;
+    if let (None, Kind::Project) = (&key.project, key.kind) {
+        require_empty(state, &parse(&key.name)?)?;
+    }
+    let missing = finalizers.iter().filter(|name| !object.body.meta.finalizers.iter().any(|held| held == *name));
+    let missing: Vec<String> = missing.map(|name| (*name).to_owned()).collect();
+    let mut expected = expected;
+    if !missing.is_empty() && object.body.deletion.is_none() {
+        let mut draft = object.draft();
+        draft.meta.finalizers.extend(missing);
+        expected = Some(state.replace(draft, expected)?.body.revision);
+    }
+    let object = state.objects().get(key).cloned().unwrap_or(object);
+    if is_held(state, &object) {
+        let marked = state.mark_deleted(key, expected, fresh)?;
+        return Ok(Deleted::Marked(terminating(state, marked)?));
+    }
+    match expected {
+        Some(revision) if revision != object.body.revision => {
+            Err(WriteError::Conflict { key: key.clone(), current: object.body.revision, expected: revision })
+        }
+        _ => remove(state, key).map(Deleted::Gone),
+    }
+}
+
+fn is_held(state: &State, object: &Object) -> bool {
+    if !object.body.meta.finalizers.is_empty() {
+        return true;
+    }
+    match (object.key.kind, &object.key.project) {
+        (Kind::Namespace, Some(project)) => contents(state.objects(), project, &object.key.name).next().is_some(),
+        _ => false,
+    }
+}
+
+/// A namespace says in its status that it is going.
+fn terminating(state: &mut State, object: Arc<Object>) -> Result<Arc<Object>, WriteError> {
+    if object.key.kind != Kind::Namespace {
+        return Ok(object);
+    }
+    state.replace_status(&object.key, json!({ "phase": "Terminating" }), None)
+}
+
+/// Everything in a namespace.
+pub fn contents<'a>(
+    objects: &'a Objects,
+    project: &'a ProjectName,
+    namespace: &'a str,
+) -> impl Iterator<Item = &'a Arc<Object>> {
+    let kinds = KINDS.iter().filter(|info| info.scope == Scope::Namespaced);
+    kinds.flat_map(move |info| objects.in_namespace(Some(project), info.kind, namespace))
+}
+
+/// Removes an object that nothing holds, what belongs to it, and the namespace that waited for it.
+fn remove(state: &mut State, key: &ObjectKey) -> Result<Arc<Object>, WriteError> {
+    let object = state.delete(key, None)?;
     match (&key.project, key.kind) {
         (None, Kind::Project) => close_project(state, &parse(&key.name)?)?,
         (Some(project), Kind::TunnelNode) => forget_node(state, project, &parse(&key.name)?),
         _ => {}
     }
+    if let (Some(project), Some(namespace)) = (&key.project, &key.namespace) {
+        let namespace = ObjectKey::cluster(project, Kind::Namespace, namespace);
+        let waits = state.objects().get(&namespace).filter(|namespace| namespace.body.deletion.is_some()).cloned();
+        if waits.is_some_and(|waits| !is_held(state, &waits)) {
+            state.delete(&namespace, None)?;
+        }
+    }
     Ok(object)
+}
+
+/// Sees to it that the namespace is there and not going.
+fn open_namespace(
+    state: &mut State,
+    project: &ProjectName,
+    namespace: &str,
+    fresh: &mut Fresh,
+) -> Result<(), WriteError> {
+    let key = ObjectKey::cluster(project, Kind::Namespace, namespace);
+    match state.objects().get(&key) {
+        Some(object) if object.body.deletion.is_some() => {
+            Err(WriteError::Terminating { namespace: namespace.to_owned() })
+        }
+        Some(_) => Ok(()),
+        None => state.create(namespace_draft(key), fresh).map(drop),
+    }
+}
+
+/// A namespace carries its name as a label, by which selectors find it, and says that it is there.
+fn with_own_name(mut draft: Draft) -> Draft {
+    draft.meta.labels.insert(NAMESPACE_NAME_LABEL.to_owned(), draft.key.name.clone());
+    draft.status.get_or_insert_with(|| json!({ "phase": "Active" }));
+    draft
+}
+
+fn namespace_draft(key: ObjectKey) -> Draft {
+    with_own_name(Draft::of_spec(key, json!({ "finalizers": ["kubernetes"] })))
 }
 
 /// The number of the agent, made on first sight and kept.
@@ -157,27 +305,26 @@ fn parse<T: std::str::FromStr<Err = underpass_shared::identity::NameError>>(name
     })
 }
 
-fn draft(key: ObjectKey, spec: Value) -> Draft {
-    Draft { key, labels: Default::default(), annotations: Default::default(), spec }
-}
-
 /// What every project has and keeps.
-fn defaults(project: &ProjectName) -> [Draft; 3] {
+fn defaults(project: &ProjectName) -> [Draft; 4] {
+    let own_namespace = json!({ "namespaces": { "from": "Same" } });
     let listeners = json!([
-        { "name": "http", "protocol": "HTTP", "port": 80 },
-        { "name": "https", "protocol": "HTTPS", "port": 443 },
+        { "name": "http", "protocol": "HTTP", "port": 80, "allowedRoutes": own_namespace },
+        { "name": "https", "protocol": "HTTPS", "port": 443, "allowedRoutes": own_namespace },
     ]);
+    let class = json!({ "controllerName": CONTROLLER_NAME });
     [
-        draft(ObjectKey::cluster(project, Kind::GatewayClass, DEFAULT), json!({ "controllerName": CONTROLLER_NAME })),
-        draft(ObjectKey::cluster(project, Kind::Proxy, DEFAULT), json!({ "provider": "unmanaged" })),
-        draft(
+        namespace_draft(ObjectKey::cluster(project, Kind::Namespace, DEFAULT)),
+        Draft::of_spec(ObjectKey::cluster(project, Kind::GatewayClass, DEFAULT), class),
+        Draft::of_spec(ObjectKey::cluster(project, Kind::Proxy, DEFAULT), json!({ "provider": "unmanaged" })),
+        Draft::of_spec(
             ObjectKey::namespaced(project, Kind::Gateway, DEFAULT, DEFAULT),
             json!({ "gatewayClassName": DEFAULT, "listeners": listeners }),
         ),
     ]
 }
 
-fn default_keys(project: &ProjectName) -> [ObjectKey; 3] {
+fn default_keys(project: &ProjectName) -> [ObjectKey; 4] {
     defaults(project).map(|draft| draft.key)
 }
 
@@ -207,19 +354,22 @@ fn open_project(state: &mut State, project: &ProjectName, fresh: &mut Fresh) -> 
     state.replace_status(&ObjectKey::project(project), json!({ "prefix": prefix.to_string(), "conditions": [] }), None)
 }
 
-fn close_project(state: &mut State, project: &ProjectName) -> Result<(), WriteError> {
+/// What a project holds beside what it always has; namespaces do not count, their contents do.
+fn require_empty(state: &State, project: &ProjectName) -> Result<(), WriteError> {
     let own = default_keys(project);
-    let held: Vec<ObjectKey> = state
-        .objects()
-        .iter()
-        .filter(|object| object.key.project.as_ref() == Some(project) && !own.contains(&object.key))
-        .map(|object| (*object.key).clone())
-        .collect();
-    if let Some(first) = held.first() {
-        return Err(WriteError::NotEmpty { project: project.to_string(), count: held.len(), first: first.clone() });
-    }
-    for key in own {
-        state.delete(&key, None)?;
+    let held = |object: &&Arc<Object>| object.key.kind != Kind::Namespace && !own.contains(&object.key);
+    let of_project = KINDS.iter().flat_map(|info| state.objects().of(Some(project), info.kind));
+    let mut held = of_project.filter(held);
+    let Some(first) = held.next() else { return Ok(()) };
+    let first = (*first.key).clone();
+    Err(WriteError::NotEmpty { project: project.to_string(), count: held.count() + 1, first })
+}
+
+fn close_project(state: &mut State, project: &ProjectName) -> Result<(), WriteError> {
+    let namespaces = state.objects().of(Some(project), Kind::Namespace).map(|object| (*object.key).clone());
+    let namespaces: Vec<ObjectKey> = namespaces.collect();
+    for key in default_keys(project).iter().filter(|key| key.kind != Kind::Namespace).chain(&namespaces) {
+        state.delete(key, None)?;
     }
     state.remove_record(&RecordKey::Project(project.clone()));
     Ok(())

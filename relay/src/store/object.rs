@@ -7,9 +7,13 @@ use std::{
     sync::Arc,
 };
 
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use underpass_shared::{identity::ProjectName, resource::kind::Kind};
+use underpass_shared::{
+    identity::ProjectName,
+    resource::kind::{KINDS, Kind},
+};
 
 /// Where an object lives.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +46,13 @@ impl ObjectKey {
     }
 }
 
+impl ObjectKey {
+    /// A key before all others.
+    fn first() -> Self {
+        Self { kind: KINDS[0].kind, project: None, namespace: None, name: String::new() }
+    }
+}
+
 impl fmt::Display for ObjectKey {
     /// As Kubernetes names objects in messages: `httproutes "web"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,96 +64,246 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// What a user wrote of an object: validated, defaulted, without the server's fields.
+/// What is to be stored of an object: validated, defaulted, without what only the server sets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draft {
     pub key: ObjectKey,
-    pub labels: BTreeMap<String, String>,
-    pub annotations: BTreeMap<String, String>,
-    pub spec: Value,
+    pub meta: Meta,
+    /// Every top-level field but `apiVersion`, `kind`, `metadata` and `status`.
+    pub content: Map<String, Value>,
+    pub status: Option<Value>,
 }
 
-/// One object at one revision.
+/// The part of `ObjectMeta` that clients write, directly or through the API's bookkeeping.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Meta {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub finalizers: Vec<String>,
+    /// `metav1.OwnerReference`s.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<Value>,
+    /// `metav1.ManagedFieldsEntry`s.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub managed_fields: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generate_name: Option<String>,
+}
+
+impl Draft {
+    /// A draft with nothing but a spec.
+    #[must_use]
+    pub fn of_spec(key: ObjectKey, spec: Value) -> Self {
+        let content = Map::from_iter([("spec".to_owned(), spec)]);
+        Self { key, meta: Meta::default(), content, status: None }
+    }
+
+    /// What `object`, a whole resource, says of itself; the server's own metadata is left out.
+    ///
+    /// Total: what has the wrong type counts as absent, because validation came before.
+    #[must_use]
+    pub fn of_value(key: ObjectKey, object: Value) -> Self {
+        let Value::Object(mut content) = object else { return Self::of_spec(key, json!({})) };
+        let mut metadata = match content.remove("metadata") {
+            Some(Value::Object(metadata)) => metadata,
+            _ => Map::new(),
+        };
+        content.remove("apiVersion");
+        content.remove("kind");
+        let status = content.remove("status").filter(|status| !status.is_null());
+        let list = |value: Option<Value>| match value {
+            Some(Value::Array(items)) => items,
+            _ => Vec::new(),
+        };
+        let meta = Meta {
+            labels: strings(metadata.get("labels")),
+            annotations: strings(metadata.get("annotations")),
+            finalizers: list(metadata.remove("finalizers"))
+                .into_iter()
+                .filter_map(|name| name.as_str().map(str::to_owned))
+                .collect(),
+            owner_references: list(metadata.remove("ownerReferences")),
+            managed_fields: list(metadata.remove("managedFields")),
+            generate_name: metadata.get("generateName").and_then(Value::as_str).map(str::to_owned),
+        };
+        Self { key, meta, content, status }
+    }
+}
+
+fn strings(map: Option<&Value>) -> BTreeMap<String, String> {
+    let pairs = map.and_then(Value::as_object).into_iter().flatten();
+    pairs.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// A stored object. Its `apiVersion` is chosen when it is shown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Object {
     pub key: Arc<ObjectKey>,
     pub body: Body,
+    /// About how many bytes its JSON has, for the limits that bound memory.
+    pub weight: usize,
 }
 
-/// Everything of an object but its key; the form on disk.
+/// Everything of an object but its key; what is written to the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Body {
+    /// Set once; a later object of the same name has another.
     pub uid: String,
     /// The store's revision of the last write: `metadata.resourceVersion`.
     pub revision: u64,
-    /// Counts changes of `spec`, from 1.
+    /// Counts changes of `content`, from 1.
     pub generation: i64,
-    /// RFC 3339, UTC, whole seconds.
+    /// RFC 3339, seconds, UTC.
     pub created: String,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    pub spec: Value,
+    /// Set when it was deleted and its finalizers hold it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
+    pub meta: Meta,
+    /// Every top-level field but `apiVersion`, `kind`, `metadata` and `status`.
+    pub content: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Value>,
 }
 
+/// That an object is to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deletion {
+    /// RFC 3339, seconds, UTC.
+    pub timestamp: String,
+    pub grace_seconds: i64,
+}
+
 impl Object {
-    /// The manifest, in the stored form's `apiVersion`.
+    pub(super) fn new(key: Arc<ObjectKey>, body: Body) -> Self {
+        let weight = WEIGHT_BASE
+            + weight_of_map(&body.content)
+            + body.status.as_ref().map_or(0, weight)
+            + body.meta.managed_fields.iter().map(weight).sum::<usize>()
+            + body.meta.annotations.iter().chain(&body.meta.labels).map(|(k, v)| k.len() + v.len()).sum::<usize>();
+        Self { key, body, weight }
+    }
+
+    /// `spec`, or null.
+    #[must_use]
+    pub fn spec(&self) -> &Value {
+        self.body.content.get("spec").unwrap_or(&Value::Null)
+    }
+
+    /// What a write would have to say to change nothing.
+    #[must_use]
+    pub fn draft(&self) -> Draft {
+        let Body { meta, content, status, .. } = &self.body;
+        Draft { key: (*self.key).clone(), meta: meta.clone(), content: content.clone(), status: status.clone() }
+    }
+
+    /// The object under its stored `apiVersion`.
     #[must_use]
     pub fn to_value(&self) -> Value {
         self.to_value_as(self.key.kind.info().api_versions[0])
     }
 
-    /// The manifest under `api_version`, one of the kind's.
+    /// The object as `api_version`, one of its kind's, shows it.
     #[must_use]
     pub fn to_value_as(&self, api_version: &str) -> Value {
-        let body = &self.body;
-        let mut metadata = Map::new();
-        metadata.insert("name".to_owned(), json!(self.key.name));
-        if let Some(namespace) = &self.key.namespace {
-            metadata.insert("namespace".to_owned(), json!(namespace));
-        }
-        metadata.insert("uid".to_owned(), json!(body.uid));
-        metadata.insert("resourceVersion".to_owned(), json!(body.revision.to_string()));
-        metadata.insert("generation".to_owned(), json!(body.generation));
-        metadata.insert("creationTimestamp".to_owned(), json!(body.created));
-        for (field, map) in [("labels", &body.labels), ("annotations", &body.annotations)] {
-            if !map.is_empty() {
-                metadata.insert(field.to_owned(), json!(map));
-            }
-        }
-        let mut object = Map::new();
+        self.to_value_at(api_version, self.body.revision)
+    }
+
+    /// As [`Object::to_value_as`], with another `resourceVersion`: that of its deletion.
+    #[must_use]
+    pub fn to_value_at(&self, api_version: &str, revision: u64) -> Value {
+        let mut object = self.body.content.clone();
         object.insert("apiVersion".to_owned(), json!(api_version));
         object.insert("kind".to_owned(), json!(self.key.kind.info().name));
-        object.insert("metadata".to_owned(), Value::Object(metadata));
-        object.insert("spec".to_owned(), body.spec.clone());
-        if let Some(status) = &body.status {
+        object.insert("metadata".to_owned(), Value::Object(self.metadata(revision)));
+        if let Some(status) = &self.body.status {
             object.insert("status".to_owned(), status.clone());
         }
         Value::Object(object)
     }
 
-    /// The manifest as one of `underpass_shared::resource`'s types.
-    ///
+    /// `metadata` alone, with `revision` as its `resourceVersion`.
+    #[must_use]
+    pub fn metadata(&self, revision: u64) -> Map<String, Value> {
+        let Body { uid, generation, created, deletion, meta, .. } = &self.body;
+        let mut metadata = Map::new();
+        let mut put = |field: &str, value: Value| metadata.insert(field.to_owned(), value);
+        put("name", json!(self.key.name));
+        if let Some(namespace) = &self.key.namespace {
+            put("namespace", json!(namespace));
+        }
+        if let Some(prefix) = &meta.generate_name {
+            put("generateName", json!(prefix));
+        }
+        put("uid", json!(uid));
+        put("resourceVersion", json!(revision.to_string()));
+        put("generation", json!(generation));
+        put("creationTimestamp", json!(created));
+        if let Some(deletion) = deletion {
+            put("deletionTimestamp", json!(deletion.timestamp));
+            put("deletionGracePeriodSeconds", json!(deletion.grace_seconds));
+        }
+        for (field, map) in [("labels", &meta.labels), ("annotations", &meta.annotations)] {
+            if !map.is_empty() {
+                put(field, json!(map));
+            }
+        }
+        if !meta.finalizers.is_empty() {
+            put("finalizers", json!(meta.finalizers));
+        }
+        for (field, list) in [("ownerReferences", &meta.owner_references), ("managedFields", &meta.managed_fields)] {
+            if !list.is_empty() {
+                put(field, json!(list));
+            }
+        }
+        metadata
+    }
+
     /// # Errors
-    /// Only where another version of this program wrote what this one's type does not know.
+    /// When the stored object does not have the form of `T`.
     pub fn typed<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_value(self.to_value())
     }
+
+    /// The uids of the objects that this one belongs to.
+    pub fn owners(&self) -> impl Iterator<Item = &str> {
+        self.body.meta.owner_references.iter().filter_map(|owner| owner.get("uid")?.as_str())
+    }
 }
 
-/// All objects at one revision. Cloning costs one reference count per object.
+/// What an object weighs without content: key, uid, times.
+const WEIGHT_BASE: usize = 256;
+
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 8,
+        Value::Array(items) => 8 + items.iter().map(weight).sum::<usize>(),
+        Value::Object(map) => weight_of_map(map),
+    }
+}
+
+fn weight_of_map(map: &Map<String, Value>) -> usize {
+    8 + map.iter().map(|(key, value)| key.len() + 8 + weight(value)).sum::<usize>()
+}
+
+/// All objects at one revision. Cloning is cheap and shares everything.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Objects {
     revision: u64,
-    by_key: BTreeMap<Arc<ObjectKey>, Arc<Object>>,
+    weight: usize,
+    by_key: RedBlackTreeMapSync<Arc<ObjectKey>, Arc<Object>>,
+    /// Owner's uid and the key of what it owns.
+    owned: RedBlackTreeSetSync<(Arc<str>, Arc<ObjectKey>)>,
 }
 
 impl Objects {
-    /// The revision of the last write of any object.
+    /// The revision of the last change.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
@@ -150,7 +311,7 @@ impl Objects {
 
     #[must_use]
     pub fn len(&self) -> usize {
-        self.by_key.len()
+        self.by_key.size()
     }
 
     #[must_use]
@@ -158,52 +319,85 @@ impl Objects {
         self.by_key.is_empty()
     }
 
+    /// The sum of all objects' weights, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
         self.by_key.get(key)
     }
 
-    /// Everything, by kind, project, namespace and name.
+    /// All objects, ordered by kind, project, namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.by_key.values()
     }
 
-    /// The names of all projects, in order.
     pub fn projects(&self) -> impl Iterator<Item = ProjectName> {
         self.of(None, Kind::Project).filter_map(|object| object.key.name.parse().ok())
     }
 
-    /// One project's objects of a kind, by namespace and name; `None` for the kinds outside projects.
+    /// The objects of a kind in a project, ordered by namespace and name.
     pub fn of<'a>(&'a self, project: Option<&'a ProjectName>, kind: Kind) -> impl Iterator<Item = &'a Arc<Object>> {
-        let first = ObjectKey { kind, project: project.cloned(), namespace: None, name: String::new() };
-        self.by_key
-            .range::<ObjectKey, _>((Included(&first), Unbounded))
-            .map(|(_, object)| object)
+        self.from(ObjectKey { kind, project: project.cloned(), namespace: None, name: String::new() })
             .take_while(move |object| object.key.kind == kind && object.key.project.as_ref() == project)
     }
 
-    /// The same within one namespace.
+    /// The objects of a kind in a namespace, ordered by name.
     pub fn in_namespace<'a>(
         &'a self,
         project: Option<&'a ProjectName>,
         kind: Kind,
         namespace: &'a str,
     ) -> impl Iterator<Item = &'a Arc<Object>> {
-        self.of(project, kind).filter(move |object| object.key.namespace.as_deref() == Some(namespace))
+        let namespace = Some(namespace);
+        let first =
+            ObjectKey { kind, project: project.cloned(), namespace: namespace.map(str::to_owned), name: String::new() };
+        self.from(first).take_while(move |object| {
+            let key = &object.key;
+            key.kind == kind && key.project.as_ref() == project && key.namespace.as_deref() == namespace
+        })
     }
 
-    pub(super) fn put(&mut self, object: Object, revision: u64) -> Arc<Object> {
-        self.revision = revision;
-        let object = Arc::new(object);
-        self.by_key.insert(object.key.clone(), object.clone());
-        object
+    /// The objects from `first` on, in key order.
+    pub fn from(&self, first: ObjectKey) -> impl Iterator<Item = &Arc<Object>> {
+        self.by_key.range::<ObjectKey, _>((Included(first), Unbounded)).map(|(_, object)| object)
     }
 
-    pub(super) fn restore(&mut self, key: &Arc<ObjectKey>, object: Option<Arc<Object>>, revision: u64) {
+    /// The objects that name `uid` among their owners.
+    pub fn owned_by<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Arc<Object>> {
+        let first: (Arc<str>, Arc<ObjectKey>) = (uid.into(), Arc::new(ObjectKey::first()));
+        self.owned
+            .range((Included(first), Unbounded))
+            .take_while(move |(owner, _)| **owner == *uid)
+            .filter_map(|(_, key)| self.by_key.get(key))
+    }
+
+    /// Moves the revision on without a change.
+    pub(super) fn advance(&mut self, revision: u64) {
         self.revision = revision;
+    }
+
+    /// Sets what stands at `key`, and the revision.
+    pub(super) fn set(&mut self, key: &Arc<ObjectKey>, object: Option<&Arc<Object>>, revision: u64) {
+        self.revision = revision;
+        for owner in object.into_iter().flat_map(|object| object.owners()) {
+            self.owned.insert_mut((owner.into(), key.clone()));
+        }
+        self.weight += object.map_or(0, |object| object.weight);
+        let before = self.by_key.get(key).cloned();
         match object {
-            Some(object) => self.by_key.insert(key.clone(), object),
-            None => self.by_key.remove(key),
-        };
+            Some(new) => self.by_key.insert_mut(key.clone(), new.clone()),
+            None => drop(self.by_key.remove_mut(key)),
+        }
+        let Some(before) = before else { return };
+        self.weight -= before.weight;
+        for owner in before.owners() {
+            if !object.iter().any(|object| object.owners().any(|kept| kept == owner)) {
+                self.owned.remove_mut(&(owner.into(), key.clone()));
+            }
+        }
     }
 }

@@ -27,11 +27,11 @@ const FORMAT: u8 = 1;
 pub enum KeyError {
     #[error("{0} can be read by others (mode {mode:04o}): run `chmod 600 {0}`", path.display())]
     Exposed { path: PathBuf, mode: u32 },
-    #[error("{} is missing, and without it the store cannot be read: restore it from your backup", .0.display())]
+    #[error("{} is missing, and without it the store cannot be read: restore it from your backup, or copy it from another relay of this deployment", .0.display())]
     Missing(PathBuf),
     #[error("{} is damaged: it must hold 64 hexadecimal digits; restore it from your backup", .0.display())]
     Damaged(PathBuf),
-    #[error("{} is not the key that this store was written with: restore the right one from your backup", .0.display())]
+    #[error("{} is not the key that this store was written with: restore the right one from your backup, or copy it from another relay of this deployment", .0.display())]
     Foreign(PathBuf),
     #[error("cannot read or write {}", path.display())]
     Io {
@@ -56,32 +56,39 @@ impl std::fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// Reads the key in `directory`; makes one if there is none and `may_create`.
+    /// Reads the key in the file `path`; makes one if there is none and `may_create`.
     ///
     /// # Errors
     /// See [`KeyError`].
-    pub fn load(directory: &Path, may_create: bool) -> Result<Self, KeyError> {
-        let path = directory.join(KEY_FILE);
-        let fail = |source| KeyError::Io { path: path.clone(), source };
-        match fs::metadata(&path) {
-            Ok(metadata) => {
-                let mode = metadata.permissions().mode() & 0o7777;
-                if mode & 0o077 != 0 {
-                    return Err(KeyError::Exposed { path, mode });
-                }
-            }
+    pub fn load(path: &Path, may_create: bool) -> Result<Self, KeyError> {
+        match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && may_create => {
-                create(directory, &path).map_err(fail)?;
+                create(path).map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(KeyError::Missing(path)),
-            Err(error) => return Err(fail(error)),
+            _ => {}
         }
-        let text = fs::read_to_string(&path).map_err(fail)?;
-        let key = parse(text.trim()).ok_or(KeyError::Damaged(path))?;
+        let text = Self::read_text(path)?;
+        let key = parse(&text).ok_or_else(|| KeyError::Damaged(path.to_owned()))?;
         Ok(Self::new(&key))
     }
 
-    fn new(key: &[u8; KEY_BYTES]) -> Self {
+    /// What is in the key file `path`, which nobody else may read.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn read_text(path: &Path) -> Result<String, KeyError> {
+        let fail = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
+            _ => KeyError::Io { path: path.to_owned(), source },
+        };
+        let mode = fs::metadata(path).map_err(fail)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Exposed { path: path.to_owned(), mode });
+        }
+        Ok(fs::read_to_string(path).map_err(fail)?.trim().to_owned())
+    }
+
+    pub(super) fn new(key: &[u8; KEY_BYTES]) -> Self {
         Self(RandomizedNonceKey::new(&AES_256_GCM, key).expect("32 bytes are an AES-256 key"))
     }
 
@@ -118,13 +125,26 @@ impl Sealer {
     }
 }
 
-/// Writes a new key so that the file, once it has its name, is whole and durable.
-fn create(directory: &Path, path: &Path) -> io::Result<()> {
-    let mut key = [0; KEY_BYTES];
-    rand::fill(&mut key).map_err(|_| io::Error::other("the system has no randomness"))?;
-    let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    write_private(path, format!("{text}\n").as_bytes())?;
-    File::open(directory)?.sync_all()
+/// Writes a new key so that the file, once it has its name, is whole and durable. Of several who do so at once the
+/// first makes the key of all.
+fn create(path: &Path) -> io::Result<()> {
+    let (mut key, mut own) = ([0; KEY_BYTES], [0; 8]);
+    for bytes in [&mut key[..], &mut own[..]] {
+        rand::fill(bytes).map_err(|_| io::Error::other("the system has no randomness"))?;
+    }
+    let staging = path.with_extension(format!("{}.new", hex(&own)));
+    write_private(&staging, format!("{}\n", hex(&key)).as_bytes())?;
+    let named = fs::hard_link(&staging, path);
+    fs::remove_file(&staging)?;
+    match named {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes `path` with mode 0600, whole or not at all, durable.
@@ -185,23 +205,26 @@ mod tests {
     #[test]
     fn the_key_file_is_private_and_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let sealed = Sealer::load(directory.path(), true).unwrap().seal("n", b"x");
+        let sealed = Sealer::load(&directory.path().join(KEY_FILE), true).unwrap().seal("n", b"x");
         let path = directory.path().join(KEY_FILE);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-        assert_eq!(Sealer::load(directory.path(), false).unwrap().open("n", &sealed), Ok(b"x".to_vec()));
+        assert_eq!(
+            Sealer::load(&directory.path().join(KEY_FILE), false).unwrap().open("n", &sealed),
+            Ok(b"x".to_vec())
+        );
     }
 
     #[test]
     fn an_exposed_missing_or_damaged_key_file_is_refused_with_the_fix() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(KEY_FILE);
-        assert!(matches!(Sealer::load(directory.path(), false), Err(KeyError::Missing(_))));
-        Sealer::load(directory.path(), true).unwrap();
+        assert!(matches!(Sealer::load(&directory.path().join(KEY_FILE), false), Err(KeyError::Missing(_))));
+        Sealer::load(&directory.path().join(KEY_FILE), true).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = Sealer::load(directory.path(), true).unwrap_err().to_string();
+        let error = Sealer::load(&directory.path().join(KEY_FILE), true).unwrap_err().to_string();
         assert_eq!(error, format!("{0} can be read by others (mode 0640): run `chmod 600 {0}`", path.display()));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "not a key").unwrap();
-        assert!(matches!(Sealer::load(directory.path(), true), Err(KeyError::Damaged(_))));
+        assert!(matches!(Sealer::load(&directory.path().join(KEY_FILE), true), Err(KeyError::Damaged(_))));
     }
 }

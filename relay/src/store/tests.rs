@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fs};
+use std::fs;
 
 use serde_json::json;
 use underpass_shared::{identity::ProjectName, resource::kind::Kind};
@@ -16,7 +16,7 @@ fn key(name: &str) -> ObjectKey {
 
 fn draft(name: &str, port: u16) -> Draft {
     let spec = json!({ "endpoints": [{ "ip": "192.0.2.1" }], "port": port });
-    Draft { key: key(name), labels: BTreeMap::new(), annotations: BTreeMap::new(), spec }
+    Draft::of_spec(key(name), spec)
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn everything_is_there_after_the_store_is_opened_again() {
         store.replace_status(key("a"), json!({ "conditions": [] }), None).await.unwrap();
         store.delete(key("b"), None).await.unwrap();
         let record = RecordKey::Token("x".to_owned());
-        store.transact(move |state, _| state.put_record(record, &json!("secret"))).await.unwrap();
+        store.transact(move |state, _| state.put_record(record.clone(), &json!("secret"))).await.unwrap();
         store.snapshot()
     };
     let store = Store::open(directory.path()).unwrap();
@@ -80,7 +80,8 @@ async fn a_full_disk_refuses_writes_serves_reads_and_heals() {
     let directory = tempfile::tempdir().unwrap();
     let fault = faults::Fault::default();
     let (disk, state) = faults::open(directory.path(), &fault).unwrap();
-    let store = Store::start(disk, state).unwrap();
+    let codec = disk.codec().clone();
+    let store = Store::start(Parts::embedded(Box::new(disk), state, codec)).unwrap();
     store.create(draft("a", 1)).await.unwrap();
     let before = store.snapshot();
 
@@ -185,9 +186,10 @@ async fn a_transaction_may_hold_the_last_clone_of_the_store() {
     let last = store.clone();
     let waiting = tokio::spawn(async move {
         let clone = last.clone();
+        let held = std::sync::Mutex::new(held);
         let transaction = move |_: &mut State, _: &mut Fresh| {
-            let _ = held.recv();
-            drop(clone);
+            let _ = held.lock().unwrap().recv();
+            let _ = &clone;
             Ok::<_, WriteError>(())
         };
         last.transact(transaction).await

@@ -1,15 +1,16 @@
 //! Joins routes to listeners: which parents take a route, for which hostnames, and the table that follows from it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use underpass_shared::{identity::ProjectName, resource::http_route::ParentReference};
 
 use super::{
     Place, ProjectSnapshot, Snapshot, class_names,
     gateways::{Placed, PlacedListener},
-    is_gateway_group,
+    is_gateway_group, namespace_of,
     owners::Owners,
     routes::{Attached, Compiled, Outcome, Parent},
+    unbuilt::GatewayPlace,
 };
 use crate::route::{
     host::HostPattern,
@@ -20,30 +21,30 @@ use crate::route::{
 ///
 /// Parents of other groups, and Gateways of other controllers, are not ours to speak of.
 pub(super) fn find_listeners<'a>(snapshot: &Snapshot, gateways: &[Placed<'_>], routes: &mut [Compiled<'a>]) {
-    let others: BTreeSet<(&ProjectName, Place<'_>)> =
-        snapshot.projects.iter().flat_map(|(project, objects)| others_gateways(project, objects)).collect();
+    let others: BTreeMap<&ProjectName, BTreeSet<GatewayPlace<'_>>> =
+        snapshot.projects.iter().map(|(project, objects)| (project, foreign_gateways(objects))).collect();
     for route in routes {
         let references: &'a [ParentReference] = &route.route.spec.parent_refs;
         let ours = references.iter().filter(|reference| {
-            is_gateway_group(reference.group.as_deref())
-                && !others.contains(&(route.project, place_of(reference, route)))
+            let place = place_of(reference, route);
+            let foreign =
+                others.get(route.project).is_some_and(|others| others.contains(&(place.namespace, place.name)));
+            is_gateway_group(reference.group.as_deref()) && !foreign
         });
         route.parents =
             ours.map(|reference| Parent { reference, outcome: outcome(gateways, route, reference) }).collect();
     }
 }
 
-fn others_gateways<'a>(
-    project: &'a ProjectName,
-    objects: &'a ProjectSnapshot,
-) -> impl Iterator<Item = (&'a ProjectName, Place<'a>)> {
-    let (ours, _) = class_names(objects);
-    let others = objects.gateways.iter().filter(move |gateway| !ours.contains(&*gateway.spec.gateway_class_name));
-    others.map(move |gateway| (project, Place::of(&gateway.metadata)))
-}
-
 fn place_of<'a>(reference: &'a ParentReference, route: &Compiled<'a>) -> Place<'a> {
     Place { namespace: reference.namespace.as_deref().unwrap_or(route.place.namespace), name: &reference.name }
+}
+
+/// The project's Gateways that another controller serves.
+pub(super) fn foreign_gateways(objects: &ProjectSnapshot) -> BTreeSet<GatewayPlace<'_>> {
+    let (ours, _) = class_names(objects);
+    let others = objects.gateways.iter().filter(|gateway| !ours.contains(&*gateway.spec.gateway_class_name));
+    others.map(|gateway| (namespace_of(&gateway.metadata), gateway.metadata.name.as_str())).collect()
 }
 
 /// Reasons come in upstream's order: parent, section and port, permission, hostnames.

@@ -11,10 +11,11 @@ use underpass_shared::{
     resource::{
         backend::{self, Backend, BackendStatus},
         http_route::HttpBackendRef,
+        kind::Kind,
     },
 };
 
-use super::{Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, generation};
+use super::{Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, generation, stop};
 use crate::{
     proxy::may_dial::{Purpose, may_dial},
     route::{
@@ -116,7 +117,10 @@ pub(super) fn wanted(
     if backend.spec.endpoints.is_empty() {
         problems.push("spec.endpoints is empty".to_owned());
     }
-    let mut conditions = vec![if !problems.is_empty() {
+    let stop = stop(objects.unserved(Kind::Backend, &backend.metadata));
+    let mut conditions = vec![if let Some((reason, message)) = stop {
+        conditions::no(at, "Accepted", reason, message)
+    } else if !problems.is_empty() {
         conditions::no(at, "Accepted", "Invalid", problems.join("; "))
     } else if !denied.is_empty() {
         conditions::no(at, "Accepted", "AddressNotAllowed", denied.join("; "))
@@ -146,13 +150,14 @@ pub(super) struct Unresolved {
 pub(super) struct Index<'a> {
     project: &'a ProjectName,
     backends: BTreeMap<Place<'a>, &'a Backend>,
+    objects: &'a ProjectSnapshot,
     settings: &'a Settings,
 }
 
 impl<'a> Index<'a> {
     pub(super) fn new(project: &'a ProjectName, objects: &'a ProjectSnapshot, settings: &'a Settings) -> Self {
         let backends = objects.backends.iter().map(|backend| (Place::of(&backend.metadata), backend)).collect();
-        Self { project, backends, settings }
+        Self { project, backends, objects, settings }
     }
 }
 
@@ -186,9 +191,15 @@ fn find(index: &Index<'_>, namespace: &str, reference: &HttpBackendRef) -> Resul
     let backend = backend.ok_or_else(|| unresolved("BackendNotFound", format!("Backend {place} does not exist")))?;
     let port = reference.port.filter(|&port| port != 0);
     let port = port.ok_or_else(|| unresolved("UnsupportedValue", format!("the reference to {place} has no port")))?;
+    let not_served =
+        || unresolved("UnsupportedValue", format!("Backend {place} asks for what is not served yet: see its status"));
+    if stop(index.objects.unserved(Kind::Backend, &backend.metadata)).is_some() {
+        return Err(not_served());
+    }
     let protocol = match backend.spec.protocol {
         backend::Protocol::Plain => Protocol::Http1,
         backend::Protocol::H2c => Protocol::H2c,
+        backend::Protocol::Other => return Err(not_served()),
     };
     let readable = backend.spec.endpoints.iter().filter_map(|endpoint| read(endpoint, index.settings).ok());
     let upstreams: Vec<_> = readable.map(|form| Arc::new(form.upstream(index.project, port, protocol))).collect();

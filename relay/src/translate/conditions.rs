@@ -1,6 +1,10 @@
 //! Conditions: how they are made, and how their times survive from one translation to the next.
 
-use underpass_shared::resource::condition::{Condition, ConditionStatus};
+use serde_json::{Value, json};
+use underpass_shared::resource::{
+    condition::{Condition, ConditionStatus},
+    gateway::CONTROLLER_NAME,
+};
 
 use super::Status;
 
@@ -69,8 +73,68 @@ impl Status {
                 let current = if let Some(Self::TunnelNode(current)) = current { &**current } else { &[] };
                 keep_times(wanted, current, now);
             }
+            Self::Other(_, wanted) => {
+                let current = if let Some(Self::Other(_, current)) = current { current } else { &Value::Null };
+                lay_over(wanted, current, now);
+            }
         }
     }
+}
+
+/// The most entries of `status.parents` and `status.ancestors`, ours and others' (Gateway API).
+const ENTRIES_MAX: usize = 32;
+
+/// The most conditions of one list, ours and others' (Gateway API).
+const CONDITIONS_MAX: usize = 8;
+
+/// Lays `wanted`, which is ours, over the rest of the current status, which is others'; times are kept.
+///
+/// Applied to its own result it changes nothing, so that what is right is not written again.
+fn lay_over(wanted: &mut Value, current: &Value, now: &str) {
+    let Some(wanted) = wanted.as_object_mut() else { return };
+    for (field, value) in &mut *wanted {
+        let current = list(current, field);
+        match field.as_str() {
+            "conditions" => lay_conditions(value, current, now),
+            "parents" => lay_entries(value, current, "parentRef", now),
+            "ancestors" => lay_entries(value, current, "ancestorRef", now),
+            _ => {}
+        }
+    }
+    for (field, value) in current.as_object().into_iter().flatten() {
+        wanted.entry(field).or_insert_with(|| value.clone());
+    }
+}
+
+fn lay_conditions(wanted: &mut Value, current: &[Value], now: &str) {
+    let Some(wanted) = wanted.as_array_mut() else { return };
+    for condition in wanted.iter_mut().filter_map(Value::as_object_mut) {
+        let same = |known: &&Value| ["type", "status"].iter().all(|&field| known.get(field) == condition.get(field));
+        let known = current.iter().find(same).and_then(|known| known.get("lastTransitionTime")?.as_str());
+        let time = json!(known.unwrap_or(now));
+        condition.insert("lastTransitionTime".to_owned(), time);
+    }
+    let is_ours = |known: &Value, wanted: &[Value]| wanted.iter().any(|one| one.get("type") == known.get("type"));
+    let others: Vec<Value> = current.iter().filter(|known| !is_ours(known, wanted)).cloned().collect();
+    wanted.extend(others.into_iter().take(CONDITIONS_MAX.saturating_sub(wanted.len())));
+}
+
+fn lay_entries(wanted: &mut Value, current: &[Value], reference: &str, now: &str) {
+    let Some(wanted) = wanted.as_array_mut() else { return };
+    let is_ours = |entry: &Value| entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME);
+    for entry in wanted.iter_mut().filter_map(Value::as_object_mut) {
+        let known = current.iter().find(|known| is_ours(known) && known.get(reference) == entry.get(reference));
+        let known = known.map_or(&[][..], |known| list(known, "conditions"));
+        if let Some(conditions) = entry.get_mut("conditions") {
+            lay_conditions(conditions, known, now);
+        }
+    }
+    let others: Vec<Value> = current.iter().filter(|entry| !is_ours(entry)).cloned().collect();
+    wanted.extend(others.into_iter().take(ENTRIES_MAX.saturating_sub(wanted.len())));
+}
+
+fn list<'a>(object: &'a Value, field: &str) -> &'a [Value] {
+    object.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 #[cfg(test)]

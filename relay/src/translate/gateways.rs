@@ -10,11 +10,13 @@ use underpass_shared::{
     resource::{
         condition::Condition,
         gateway::{Gateway, GatewayAddress, GatewayStatus, Listener, ListenerProtocol, ListenerStatus, RouteGroupKind},
+        kind::Kind,
     },
 };
 
 use super::{
-    Place, Settings, Snapshot, Status, WantedStatus, class_names, conditions, created, generation, routes::Compiled,
+    Place, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus, class_names, conditions, created, generation,
+    mention, routes::Compiled, stop, unserved::Unserved,
 };
 use crate::route::{host::HostPattern, table::Scheme};
 
@@ -26,6 +28,10 @@ pub(super) struct Placed<'a> {
     pub created: i64,
     pub gateway: &'a Gateway,
     pub listeners: Vec<PlacedListener<'a>>,
+    /// Why none of the listeners serves, where that is the Gateway's own fault.
+    stopped: Option<Trouble>,
+    /// What the Gateway says that is not served.
+    unserved: Vec<Unserved>,
 }
 
 /// A listener and whether it serves.
@@ -35,6 +41,8 @@ pub(super) struct PlacedListener<'a> {
     pub scheme: Scheme,
     pub hostname: HostPattern,
     pub trouble: Option<Trouble>,
+    /// Whether the listener asks for what is not served, so that what it refers to was not looked at.
+    asks_too_much: bool,
 }
 
 /// Why a listener does not serve.
@@ -63,13 +71,7 @@ pub(super) fn place<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Plac
     for (project, objects) in &snapshot.projects {
         let (ours, _) = class_names(objects);
         let of_ours = objects.gateways.iter().filter(|gateway| ours.contains(&*gateway.spec.gateway_class_name));
-        gateways.extend(of_ours.map(|gateway| Placed {
-            project,
-            place: Place::of(&gateway.metadata),
-            created: created(&gateway.metadata),
-            gateway,
-            listeners: gateway.spec.listeners.iter().map(|listener| PlacedListener::new(listener, settings)).collect(),
-        }));
+        gateways.extend(of_ours.map(|gateway| Placed::new(project, objects, gateway, settings)));
     }
     gateways.sort_by(|a, b| (a.created, a.project, &a.place).cmp(&(b.created, b.project, &b.place)));
     for gateway in &mut gateways {
@@ -79,12 +81,47 @@ pub(super) fn place<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Plac
     gateways
 }
 
-impl<'a> PlacedListener<'a> {
-    fn new(listener: &'a Listener, settings: &Settings) -> Self {
-        let scheme = match listener.protocol {
-            ListenerProtocol::Http => Scheme::Http,
-            ListenerProtocol::Https => Scheme::Https,
+impl<'a> Placed<'a> {
+    fn new(project: &'a ProjectName, objects: &ProjectSnapshot, gateway: &'a Gateway, settings: &Settings) -> Self {
+        let found = objects.unserved(Kind::Gateway, &gateway.metadata);
+        let (of_listeners, unserved): (Vec<_>, Vec<_>) =
+            found.iter().cloned().partition(|field| field.path.starts_with("spec.listeners["));
+        let of_class = || {
+            let name = &gateway.spec.gateway_class_name;
+            let class = objects.gateway_classes.iter().find(|class| class.metadata.name == *name)?;
+            let (reason, message) = stop(objects.unserved(Kind::GatewayClass, &class.metadata))?;
+            Some(Trouble::new(reason, format!("GatewayClass {name} is not accepted: {message}")))
         };
+        let own = stop(&unserved).map(|(reason, message)| Trouble::new(reason, message));
+        let stopped = own.or_else(of_class);
+        let listeners = gateway.spec.listeners.iter().enumerate().map(|(index, listener)| {
+            let found: Vec<_> = of_listeners.iter().filter(|field| field.item == Some(index)).cloned().collect();
+            let mut placed = PlacedListener::new(listener, settings, &found);
+            if let (Some(stopped), None) = (&stopped, &placed.trouble) {
+                placed.trouble = Some(Trouble::new("UnsupportedValue", format!("the Gateway: {}", stopped.message)));
+            }
+            placed
+        });
+        let (place, created) = (Place::of(&gateway.metadata), created(&gateway.metadata));
+        Self { project, place, created, gateway, listeners: listeners.collect(), stopped, unserved }
+    }
+}
+
+impl<'a> PlacedListener<'a> {
+    fn new(listener: &'a Listener, settings: &Settings, found: &[Unserved]) -> Self {
+        // The scheme of a listener that is not served is never looked at.
+        let (scheme, known) = match listener.protocol {
+            ListenerProtocol::Http => (Scheme::Http, true),
+            ListenerProtocol::Https => (Scheme::Https, true),
+            ListenerProtocol::Other => (Scheme::Http, false),
+        };
+        if let Some((reason, message)) = stop(found) {
+            return Self::not_served(listener, scheme, Trouble::new(reason, message));
+        }
+        if !known {
+            let trouble = Trouble::new("UnsupportedProtocol", "only HTTP and HTTPS are served yet");
+            return Self::not_served(listener, scheme, trouble);
+        }
         let hostname = HostPattern::parse(listener.hostname.as_deref().unwrap_or_default());
         let trouble = match (&hostname, settings.ports_unavailable.get(&listener.port)) {
             (Err(error), _) => Some(Trouble::new("UnsupportedValue", format!("hostname: {error}"))),
@@ -94,7 +131,14 @@ impl<'a> PlacedListener<'a> {
             }
             (Ok(_), None) => None,
         };
-        Self { listener, scheme, hostname: hostname.unwrap_or(HostPattern::Any), trouble }
+        Self { listener, scheme, hostname: hostname.unwrap_or(HostPattern::Any), trouble, asks_too_much: false }
+    }
+
+    fn not_served(listener: &'a Listener, scheme: Scheme, trouble: Trouble) -> Self {
+        // Nothing is served under it, but routes are told whether their hostnames would fit.
+        let hostname = HostPattern::parse(listener.hostname.as_deref().unwrap_or_default());
+        let hostname = hostname.unwrap_or(HostPattern::Any);
+        Self { listener, scheme, hostname, trouble: Some(trouble), asks_too_much: true }
     }
 
     pub(super) fn serves(&self) -> bool {
@@ -177,14 +221,17 @@ impl Placed<'_> {
     fn status(&self, attached: impl Fn(usize) -> usize, settings: &Settings) -> GatewayStatus {
         let at = generation(&self.gateway.metadata);
         let serving = self.listeners.iter().filter(|placed| placed.serves()).count();
-        let accepted = match self.listeners.len() {
-            0 => conditions::no(at, "Accepted", "ListenersNotValid", "the Gateway has no listener"),
-            _ if serving == 0 => conditions::no(at, "Accepted", "ListenersNotValid", "no listener can be served"),
-            all if serving < all => {
-                let message = format!("{} of {all} listeners cannot be served: see their conditions", all - serving);
-                conditions::yes(at, "Accepted", "ListenersNotValid", message)
+        let accepted = match (self.listeners.len(), &self.stopped) {
+            (_, Some(stopped)) => conditions::no(at, "Accepted", stopped.reason, &stopped.message),
+            (0, None) => conditions::no(at, "Accepted", "ListenersNotValid", "the Gateway has no listener"),
+            (_, None) if serving == 0 => {
+                conditions::no(at, "Accepted", "ListenersNotValid", "no listener can be served")
             }
-            _ => conditions::yes(at, "Accepted", "Accepted", "the Gateway is served"),
+            (all, None) if serving < all => {
+                let message = format!("{} of {all} listeners cannot be served: see their conditions", all - serving);
+                conditions::yes(at, "Accepted", "ListenersNotValid", mention(&message, &self.unserved))
+            }
+            (_, None) => conditions::yes(at, "Accepted", "Accepted", mention("the Gateway is served", &self.unserved)),
         };
         let programmed = match serving {
             0 => conditions::no(at, "Programmed", "Invalid", "no listener can be served"),
@@ -207,9 +254,10 @@ fn gateway_address(value: &str) -> GatewayAddress {
 impl PlacedListener<'_> {
     fn status(&self, generation: i64, attached_routes: usize) -> ListenerStatus {
         let route = RouteGroupKind { group: "gateway.networking.k8s.io".to_owned(), kind: "HTTPRoute".to_owned() };
+        let speaks_http = self.listener.protocol != ListenerProtocol::Other;
         ListenerStatus {
             name: self.listener.name.clone(),
-            supported_kinds: vec![route],
+            supported_kinds: speaks_http.then_some(route).into_iter().collect(),
             attached_routes: i32::try_from(attached_routes).unwrap_or(i32::MAX),
             conditions: self.conditions(generation),
         }
@@ -220,7 +268,16 @@ impl PlacedListener<'_> {
             Scheme::Http => "there is nothing to resolve",
             Scheme::Https => "TLS is served with the relay's self-issued certificate",
         };
-        let resolved = conditions::yes(at, "ResolvedRefs", "ResolvedRefs", resolved);
+        let resolved = if self.asks_too_much {
+            conditions::unknown(
+                at,
+                "ResolvedRefs",
+                "Pending",
+                "not looked at: the listener asks for what is not served",
+            )
+        } else {
+            conditions::yes(at, "ResolvedRefs", "ResolvedRefs", resolved)
+        };
         let no_conflict = || conditions::no(at, "Conflicted", "NoConflicts", "the listener stands in nobody's way");
         match &self.trouble {
             None => vec![

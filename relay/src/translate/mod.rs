@@ -9,26 +9,35 @@ mod conditions;
 mod gateways;
 mod owners;
 mod routes;
+mod snapshot;
+pub mod unbuilt;
+pub mod unserved;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
 use underpass_shared::{
     identity::ProjectName,
     resource::{
-        backend::{Backend, BackendStatus},
+        backend::BackendStatus,
         condition::Condition,
-        gateway::{CONTROLLER_NAME, Gateway, GatewayClass, GatewayClassStatus, GatewayStatus},
-        http_route::{HttpRoute, RouteStatus},
-        kind::Kind,
+        gateway::{CONTROLLER_NAME, GatewayClass, GatewayClassStatus, GatewayStatus},
+        http_route::RouteStatus,
+        kind::{Kind, Scope},
         metadata::Metadata,
         tunnel_node::TunnelNode,
     },
 };
 
-pub use self::{conditions::keep_times, owners::Owners};
+use self::unserved::{Effect, Unserved};
+pub use self::{
+    conditions::keep_times,
+    owners::Owners,
+    snapshot::{At, KINDS_READ, ProjectSnapshot},
+};
 use crate::{
     proxy::may_dial::DialPolicy,
     route::table::{Table, TableBuilder},
@@ -40,16 +49,6 @@ pub struct Snapshot {
     pub projects: BTreeMap<ProjectName, ProjectSnapshot>,
     /// Who owned which hostname in the translation before: an owner that still claims a hostname keeps it.
     pub owners: Owners,
-}
-
-/// One project's objects, each name at most once per kind and namespace.
-#[derive(Debug, Default)]
-pub struct ProjectSnapshot {
-    pub gateway_classes: Vec<GatewayClass>,
-    pub gateways: Vec<Gateway>,
-    pub routes: Vec<HttpRoute>,
-    pub backends: Vec<Backend>,
-    pub nodes: Vec<TunnelNode>,
 }
 
 /// What the operator set, and what the sockets said.
@@ -92,6 +91,8 @@ pub enum Status {
     Backend(BackendStatus),
     /// Conditions about the node's spec only; the tunnels know the rest of its status.
     TunnelNode(Vec<Condition>),
+    /// Of any kind: what of the status is ours, to be laid over the rest.
+    Other(Kind, Value),
 }
 
 impl Status {
@@ -103,6 +104,7 @@ impl Status {
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::Backend(_) => Kind::Backend,
             Self::TunnelNode(_) => Kind::TunnelNode,
+            Self::Other(kind, _) => *kind,
         }
     }
 }
@@ -159,9 +161,11 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings) -> Translation {
 
     let mut wanted = Vec::new();
     for (project, objects) in &snapshot.projects {
-        wanted.extend(objects.gateway_classes.iter().filter(is_ours).map(|class| gateway_class(project, class)));
+        let classes = objects.gateway_classes.iter().filter(is_ours);
+        wanted.extend(classes.map(|class| gateway_class(project, objects, class)));
         wanted.extend(objects.backends.iter().map(|backend| backends::wanted(project, objects, backend, settings)));
-        wanted.extend(objects.nodes.iter().map(|node| tunnel_node(project, node)));
+        wanted.extend(objects.nodes.iter().map(|node| tunnel_node(project, objects, node)));
+        wanted.extend(others(project, objects));
     }
     wanted.extend(gateways::wanted(&gateways, &routes, snapshot, settings));
     wanted.extend(routes.iter().map(routes::Compiled::wanted));
@@ -183,8 +187,29 @@ fn class_names(objects: &ProjectSnapshot) -> (BTreeSet<&str>, BTreeSet<&str>) {
     (ours, all)
 }
 
-fn gateway_class(project: &ProjectName, class: &GatewayClass) -> WantedStatus {
-    let accepted = conditions::yes(generation(&class.metadata), "Accepted", "Accepted", "the relay serves this class");
+/// What of `found` keeps the part that it stands in from being served: the first reason, and the sentence.
+fn stop(found: &[Unserved]) -> Option<(&'static str, String)> {
+    let stops = || found.iter().filter(|field| matches!(field.effect, Effect::Stops(_)));
+    let Effect::Stops(reason) = stops().next()?.effect else { return None };
+    Some((reason, unserved::sentence(stops())))
+}
+
+/// `message`, and what of `found` does no harm.
+fn mention(message: &str, found: &[Unserved]) -> String {
+    let mut harmless = found.iter().filter(|field| field.effect == Effect::Harmless).peekable();
+    match harmless.peek() {
+        None => message.to_owned(),
+        Some(_) => format!("{message}; {}", unserved::sentence(harmless)),
+    }
+}
+
+fn gateway_class(project: &ProjectName, objects: &ProjectSnapshot, class: &GatewayClass) -> WantedStatus {
+    let at = generation(&class.metadata);
+    let found = objects.unserved(Kind::GatewayClass, &class.metadata);
+    let accepted = match stop(found) {
+        Some((reason, message)) => conditions::no(at, "Accepted", reason, message),
+        None => conditions::yes(at, "Accepted", "Accepted", mention("the relay serves this class", found)),
+    };
     WantedStatus {
         project: project.clone(),
         namespace: None,
@@ -193,15 +218,70 @@ fn gateway_class(project: &ProjectName, class: &GatewayClass) -> WantedStatus {
     }
 }
 
-fn tunnel_node(project: &ProjectName, node: &TunnelNode) -> WantedStatus {
-    let egress = node.spec.egress_gateway.as_ref().filter(|egress| egress.enabled).map(|_| {
-        let message = "traffic from the node to the internet is not supported yet; everything else of the node works";
-        conditions::no(generation(&node.metadata), "EgressGateway", "NotSupported", message)
-    });
+/// The condition of each field of a node that nothing acts on.
+const NODE_FIELDS: &[(&str, &str, &str)] = &[
+    (
+        "spec.egressGateway",
+        "EgressGateway",
+        "traffic from the node to the internet is not supported yet; everything else of the node works",
+    ),
+    ("spec.routes", "Routes", "networks behind the node are not supported yet; only its own ports can be reached"),
+    ("spec.allowFrom", "AllowFrom", "traffic between nodes is not supported yet; only gateways can reach the node"),
+    (
+        "spec.defaultUpstream",
+        "DefaultUpstream",
+        "a default upstream is not supported yet; traffic goes to its own port",
+    ),
+];
+
+fn tunnel_node(project: &ProjectName, objects: &ProjectSnapshot, node: &TunnelNode) -> WantedStatus {
+    let at = generation(&node.metadata);
+    let found = objects.unserved(Kind::TunnelNode, &node.metadata);
+    let fields = NODE_FIELDS.iter().filter(|(path, _, _)| found.iter().any(|field| field.path.starts_with(path)));
     WantedStatus {
         project: project.clone(),
         namespace: None,
         name: node.metadata.name.clone(),
-        status: Status::TunnelNode(egress.into_iter().collect()),
+        status: Status::TunnelNode(
+            fields.map(|(_, kind, message)| conditions::no(at, kind, "NotSupported", *message)).collect(),
+        ),
+    }
+}
+
+/// What must be said of Proxies, of kinds that are not built, and of what could not be read.
+fn others<'a>(project: &'a ProjectName, objects: &'a ProjectSnapshot) -> impl Iterator<Item = WantedStatus> + 'a {
+    let ours = unreadable_are_ours(objects);
+    let foreign = attach::foreign_gateways(objects);
+    let others = objects.others.iter().map({
+        let foreign = foreign.clone();
+        move |(kind, object)| {
+            let status = match kind {
+                Kind::Proxy => Some(unbuilt::proxy(object)),
+                _ => unbuilt::status(*kind, object, &foreign),
+            };
+            (*kind, object, status)
+        }
+    });
+    let unreadable = objects.unreadable.iter().filter(move |(kind, object, _)| ours(*kind, object));
+    let unreadable = unreadable
+        .map(move |(kind, object, why)| (*kind, object, Some(unbuilt::unreadable(*kind, object, why, &foreign))));
+    others.chain(unreadable).filter_map(move |(kind, object, status)| {
+        let name = object.pointer("/metadata/name")?.as_str()?;
+        let namespace = (kind.info().scope == Scope::Namespaced).then(|| unbuilt::namespace(object).to_owned());
+        let status = Status::Other(kind, status?);
+        Some(WantedStatus { project: project.clone(), namespace, name: name.to_owned(), status })
+    })
+}
+
+/// Which of the objects that cannot be read are ours to speak of.
+fn unreadable_are_ours(objects: &ProjectSnapshot) -> impl Fn(Kind, &Value) -> bool {
+    let (ours, _) = class_names(objects);
+    move |kind, object| {
+        let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
+        match kind {
+            Kind::GatewayClass => text("/spec/controllerName") == Some(CONTROLLER_NAME),
+            Kind::Gateway => text("/spec/gatewayClassName").is_some_and(|class| ours.contains(class)),
+            _ => true,
+        }
     }
 }

@@ -10,13 +10,14 @@ use underpass_shared::{
             HttpRoute, HttpRouteMatch, HttpRouteRule, HttpValueMatch, ParentReference, PathMatchType,
             RouteParentStatus, RouteStatus, ValueMatchType,
         },
+        kind::Kind,
     },
 };
 
 use super::{
     Place, Settings, Snapshot, Status, WantedStatus,
     backends::{self, Unresolved},
-    conditions, created, generation,
+    conditions, created, generation, stop,
 };
 use crate::route::{
     host::HostPattern,
@@ -79,13 +80,22 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Co
     let mut routes = Vec::new();
     for (project, objects) in &snapshot.projects {
         let index = backends::Index::new(project, objects, settings);
-        routes.extend(objects.routes.iter().map(|route| compile_route(project, &index, route)));
+        routes.extend(objects.routes.iter().map(|route| {
+            let stop = stop(objects.unserved(Kind::HttpRoute, &route.metadata));
+            compile_route(project, &index, route, stop.map(|(_, message)| message))
+        }));
     }
     routes.sort_by(|a, b| (a.created, a.project, &a.place).cmp(&(b.created, b.project, &b.place)));
     routes
 }
 
-fn compile_route<'a>(project: &'a ProjectName, index: &backends::Index<'_>, route: &'a HttpRoute) -> Compiled<'a> {
+/// A route with a `stop` has no rules: what it says in vain could be what protects its backends.
+fn compile_route<'a>(
+    project: &'a ProjectName,
+    index: &backends::Index<'_>,
+    route: &'a HttpRoute,
+    stop: Option<String>,
+) -> Compiled<'a> {
     let place = Place::of(&route.metadata);
     let mut problems = Vec::new();
     let mut hostnames = Vec::new();
@@ -114,6 +124,10 @@ fn compile_route<'a>(project: &'a ProjectName, index: &backends::Index<'_>, rout
             }
             Err(error) => problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),
         }
+    }
+    if let Some(stop) = stop {
+        rules.clear();
+        problems.insert(0, stop);
     }
     let created = created(&route.metadata);
     Compiled { project, place, created, route, hostnames, rules, parents: Vec::new(), problems, unresolved }

@@ -3,13 +3,20 @@
 use http::{HeaderMap, Method};
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 use serde_json::{Value, json};
-use underpass_shared::resource::{condition::ConditionStatus, http_route::RouteParentStatus};
+use underpass_shared::resource::{
+    backend::Backend,
+    condition::ConditionStatus,
+    gateway::Gateway,
+    http_route::{HttpRoute, RouteParentStatus},
+};
 
 use super::*;
 use crate::route::{
     matcher::Head,
     target::{Choice, Endpoint},
 };
+
+mod unserved;
 
 const GROUP: &str = "gateway.networking.k8s.io/v1";
 
@@ -59,7 +66,7 @@ fn project() -> ProjectSnapshot {
         gateways: vec![default_gateway(0)],
         backends: vec![backend("office", &json!([{"fqdn": "office.tun.internal"}]))],
         nodes: vec![node("office", false)],
-        routes: vec![],
+        ..ProjectSnapshot::default()
     }
 }
 
@@ -377,21 +384,6 @@ fn every_form_of_endpoint_becomes_its_own() {
     assert_eq!(Endpoint::Address("1.1.1.1:8080".parse().unwrap()).to_string(), "1.1.1.1:8080");
 }
 
-#[test]
-fn an_egress_gateway_is_said_to_be_unsupported() {
-    let mut objects = project();
-    objects.nodes = vec![node("office", true), node("plain", false)];
-    let translation = one(objects);
-    let conditions = |name| {
-        let Status::TunnelNode(conditions) = translation.status("default", Kind::TunnelNode, name) else {
-            unreachable!()
-        };
-        brief(conditions)
-    };
-    assert_eq!(conditions("office"), ["EgressGateway=False/NotSupported"]);
-    assert_eq!(conditions("plain"), [""; 0]);
-}
-
 fn two_projects() -> Snapshot {
     let mut first = project();
     first.routes.push(simple_route("mine", 2, "shared.com", "office"));
@@ -488,6 +480,7 @@ fn built((gateways, routes): &Raw, reversed: bool) -> ProjectSnapshot {
             .collect(),
         backends: vec![backend("b0", &json!([{"ip": "1.1.1.1"}])), backend("b1", &json!([]))],
         nodes: vec![node("n0", true), node("n1", false)],
+        ..ProjectSnapshot::default()
     };
     if reversed {
         objects.gateway_classes.reverse();

@@ -24,7 +24,7 @@ pub struct Endpoint {
     pub ip: Option<String>,
 }
 
-/// How the relay speaks to the endpoints. `tls` and `h2` are not served yet and refused by the schema.
+/// How the relay speaks to the endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
     /// HTTP/1.1 in the clear.
@@ -34,6 +34,9 @@ pub enum Protocol {
     /// HTTP/2 in the clear with prior knowledge.
     #[serde(rename = "h2c")]
     H2c,
+    /// Something that is not served yet, such as `tls` and `h2`.
+    #[serde(other)]
+    Other,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,6 +47,9 @@ pub enum ListenerProtocol {
     Http,
     #[serde(rename = "HTTPS")]
     Https,
+    /// Something that is not served yet, such as `TLS`, `TCP` and `UDP`.
+    #[serde(other)]
+    Other,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,5 +10,4 @@ pub mod kind;
 pub mod metadata;
 pub mod project;
 pub mod proxy;
-pub mod schema;
 pub mod tunnel_node;

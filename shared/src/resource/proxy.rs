@@ -12,13 +12,16 @@ pub struct ProxySpec {
     pub provider: Provider,
 }
 
-/// Who runs the relays. Upstream's `cloud` and `kubernetes` are refused by the schema.
+/// Who runs the relays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Provider {
     /// The operator starts them.
     #[default]
     Unmanaged,
+    /// Somebody else, which is not served.
+    #[serde(other)]
+    Other,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

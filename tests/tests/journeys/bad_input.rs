@@ -2,7 +2,7 @@
 
 use underpass_tests::{
     cli::Outcome,
-    manifest,
+    client, manifest,
     office::{HOST, Office, serves},
 };
 
@@ -102,13 +102,25 @@ async fn two_broken_objects_of_one_file_are_both_shown_at_once() {
 }
 
 #[tokio::test]
-async fn a_field_that_is_not_served_yet_is_refused_and_never_ignored() {
-    let filters =
-        "  rules:\n  - filters:\n    - type: RequestRedirect\n      requestRedirect:\n        scheme: https\n    ";
+async fn a_field_that_is_not_served_yet_is_said_in_a_condition_and_never_ignored() {
+    let office = Office::open().await;
+    let filters = "  rules:\n  - filters:\n    - type: ResponseHeaderModifier\n      responseHeaderModifier:\n        \
+                   remove: [x-internal]\n    ";
     let route = broken_route("  rules:\n  - ", filters);
-    expect_refused(&route, &["spec.rules[0].filters", "not supported yet"]).await;
-    let tls = manifest::backend("broken", "office", "tls");
-    expect_refused(&tls, &["spec.protocol", "not supported yet"]).await;
+    let outcome = office.relay.cli().try_apply(&route).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("spec.rules[0].filters"), "the warning names the field: {outcome:?}");
+    let path = "/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes/broken";
+    let condition = underpass_tests::eventually::eventually("the condition", async || {
+        let route = office.relay.api().get(path).await;
+        let conditions = route["status"]["parents"][0]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|condition| condition["type"] == "Accepted").ok_or(route)
+    })
+    .await;
+    assert_eq!((&condition["status"], &condition["reason"]), (&"False".into(), &"UnsupportedValue".into()));
+    assert!(condition["message"].as_str().unwrap().contains("spec.rules[0].filters"), "{condition}");
+    let answer = client::get(office.relay.addresses.http, "broken.example.com", "/").await.unwrap();
+    assert_eq!(answer.status, 404, "nothing of the route is served");
 }
 
 #[tokio::test]

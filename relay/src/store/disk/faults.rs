@@ -13,6 +13,7 @@ use std::{
 use redb::{StorageBackend, backends::FileBackend};
 
 use super::{Disk, OpenError, STORE_FILE, State};
+use crate::store::seal::KEY_FILE;
 
 /// Turns writes off and on.
 #[derive(Debug, Clone, Default)]
@@ -59,11 +60,11 @@ impl StorageBackend for FaultyBackend {
 pub(in super::super) fn open(directory: &Path, fault: &Fault) -> Result<(Disk, State), OpenError> {
     let path = directory.join(STORE_FILE);
     let opener = {
-        let (path, fault) = (path.clone(), fault.clone());
+        let fault = fault.clone();
         Box::new(move || {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
             redb::Builder::new().create_with_backend(FaultyBackend(FileBackend::new(file)?, fault.clone()))
         })
     };
-    Disk::open_with(directory, path, opener)
+    Disk::open_with(directory, &directory.join(KEY_FILE), opener)
 }

@@ -120,12 +120,9 @@ fn record_key(name: u8) -> RecordKey {
 }
 
 fn draft(name: u8, spec: u8, label: u8) -> Draft {
-    Draft {
-        key: key(name),
-        labels: BTreeMap::from([("l".to_owned(), label.to_string())]),
-        annotations: BTreeMap::new(),
-        spec: json!(spec),
-    }
+    let mut draft = Draft::of_spec(key(name), json!(spec));
+    draft.meta.labels.insert("l".to_owned(), label.to_string());
+    draft
 }
 
 fn apply(state: &mut State, op: &Op, fresh: &mut Fresh) -> Verdict {
@@ -133,7 +130,8 @@ fn apply(state: &mut State, op: &Op, fresh: &mut Fresh) -> Verdict {
     let done = match *op {
         Op::Create { name, spec } => state.create(draft(name, spec, 0), fresh).map(drop),
         Op::Replace { name, spec, label, expected } => {
-            state.replace(draft(name, spec, label), expect(expected)).map(drop)
+            let status = state.objects().get(&key(name)).and_then(|object| object.body.status.clone());
+            state.replace(Draft { status, ..draft(name, spec, label) }, expect(expected)).map(drop)
         }
         Op::Status { name, status, expected } => {
             state.replace_status(&key(name), json!(status), expect(expected)).map(drop)
@@ -163,8 +161,8 @@ fn seen(state: &State) -> Model {
         let seen = ModelObject {
             revision: body.revision,
             generation: body.generation,
-            spec: number(&body.spec),
-            label: body.labels["l"].parse().unwrap(),
+            spec: number(&body.content["spec"]),
+            label: body.meta.labels["l"].parse().unwrap(),
             status: body.status.as_ref().map(number),
         };
         (object.key.name[1..].parse().unwrap(), seen)
@@ -183,16 +181,21 @@ proptest! {
         let (mut state, mut model) = (State::default(), Model::default());
         let mut committed = model.clone();
         let mut disk = Model::default();
-        let mut views = Vec::new();
+        let (mut views, mut log) = (Vec::new(), Vec::new());
         for op in ops {
             let want = model.apply(&op).err().unwrap_or(Verdict::Done);
+            let mark = state.mark();
             prop_assert_eq!(apply(&mut state, &op, &mut fresh), want);
+            state.end(mark);
             match op {
                 Op::RollBack => {
-                    state.roll_back(Mark(0));
+                    state.roll_back_all();
                     model = committed.clone();
                 }
                 Op::Commit => {
+                    let events = state.changes().events;
+                    prop_assert!(events.is_sorted_by_key(|event| event.revision));
+                    log.extend(events);
                     write(&mut disk, &state.changes());
                     state.commit();
                     committed = model.clone();
@@ -203,6 +206,15 @@ proptest! {
             prop_assert_eq!(seen(&state), model.clone());
             views.push((state.objects().clone(), seen(&state).objects));
         }
+        let mut replayed: BTreeMap<Arc<ObjectKey>, Arc<Object>> = BTreeMap::new();
+        for event in log {
+            prop_assert_eq!(replayed.get(event.key()), event.before.as_ref(), "events follow from each other");
+            match &event.after {
+                Some(after) => drop(replayed.insert(event.key().clone(), after.clone())),
+                None => drop(replayed.remove(event.key())),
+            }
+        }
+        prop_assert!(committed.objects.len() == replayed.len(), "the events lead to what was committed");
         for (view, then) in views {
             let now = seen(&State { objects: view, ..State::default() }).objects;
             prop_assert_eq!(now, then, "a view never changes");
@@ -214,7 +226,7 @@ proptest! {
 fn write(disk: &mut Model, changes: &Changes) {
     let number = |value: &Value| u8::try_from(value.as_u64().unwrap()).unwrap();
     disk.revision = changes.revision;
-    for (key, object) in &changes.objects {
+    for (key, object) in changes.objects() {
         let name: u8 = key.name[1..].parse().unwrap();
         match object {
             None => drop(disk.objects.remove(&name)),
@@ -223,8 +235,8 @@ fn write(disk: &mut Model, changes: &Changes) {
                 let written = ModelObject {
                     revision: body.revision,
                     generation: body.generation,
-                    spec: number(&body.spec),
-                    label: body.labels["l"].parse().unwrap(),
+                    spec: number(&body.content["spec"]),
+                    label: body.meta.labels["l"].parse().unwrap(),
                     status: body.status.as_ref().map(number),
                 };
                 disk.objects.insert(name, written);
@@ -253,8 +265,7 @@ fn lists_are_one_project_and_one_kind() {
         ObjectKey::namespaced(&shop, Kind::HttpRoute, "a", "x"),
         ObjectKey::cluster(&shop, Kind::TunnelNode, "x"),
     ] {
-        let draft = Draft { key, labels: BTreeMap::new(), annotations: BTreeMap::new(), spec: json!({}) };
-        state.create(draft, &mut fresh).unwrap();
+        state.create(Draft::of_spec(key, json!({})), &mut fresh).unwrap();
     }
     let names = |objects: Vec<&Arc<Object>>| objects.iter().map(|o| o.key.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(state.objects().of(Some(&shop), Kind::Backend).collect()), ["y", "x"]);

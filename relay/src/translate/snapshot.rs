@@ -1,0 +1,118 @@
+//! Stored objects → what is decided from: the served fields typed, and beside them what is not served.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use underpass_shared::resource::{
+    backend::Backend,
+    gateway::{Gateway, GatewayClass},
+    http_route::HttpRoute,
+    kind::Kind,
+    metadata::{Metadata, Resource},
+    tunnel_node::TunnelNode,
+};
+
+use super::{
+    namespace_of, unbuilt,
+    unserved::{self, Unserved},
+};
+
+/// The kinds that [`ProjectSnapshot::read`] makes something of.
+pub const KINDS_READ: &[Kind] = &[
+    Kind::TunnelNode,
+    Kind::Proxy,
+    Kind::DomainZone,
+    Kind::DomainRecord,
+    Kind::CloudMonitoringIntegration,
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::ListenerSet,
+    Kind::Backend,
+    Kind::BackendTlsPolicy,
+    Kind::DirectResponse,
+    Kind::HttpRouteFilter,
+    Kind::EdgeFunction,
+    Kind::EdgeFunctionRevision,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TlsRoute,
+    Kind::TcpRoute,
+    Kind::UdpRoute,
+    Kind::RateLimit,
+    Kind::BackendTrafficPolicy,
+    Kind::ClientTrafficPolicy,
+    Kind::SecurityPolicy,
+];
+
+/// One project's objects, each name at most once per kind and namespace.
+#[derive(Debug, Default)]
+pub struct ProjectSnapshot {
+    pub gateway_classes: Vec<GatewayClass>,
+    pub gateways: Vec<Gateway>,
+    pub routes: Vec<HttpRoute>,
+    pub backends: Vec<Backend>,
+    pub nodes: Vec<TunnelNode>,
+    /// Proxies, and kinds that nothing is built for: whole objects.
+    pub others: Vec<(Kind, Value)>,
+    /// Whole objects of the kinds above that cannot be read, and why.
+    pub unreadable: Vec<(Kind, Value, String)>,
+    /// What objects of the kinds above say that is not served.
+    pub unserved: BTreeMap<At, Vec<Unserved>>,
+}
+
+/// An object of a project: kind, namespace, name.
+pub type At = (Kind, String, String);
+
+impl ProjectSnapshot {
+    /// Takes a project's objects, whole, as the API shows them. Objects of other kinds are passed over.
+    #[must_use]
+    pub fn read(objects: impl IntoIterator<Item = (Kind, Value)>) -> Self {
+        let mut snapshot = Self::default();
+        for (kind, object) in objects {
+            snapshot.take(kind, object);
+        }
+        snapshot
+    }
+
+    fn take(&mut self, kind: Kind, mut object: Value) {
+        if kind == Kind::Proxy || unbuilt::is_unbuilt(kind) {
+            return self.others.push((kind, object));
+        }
+        // Nothing is decided from a status, and others may have written what our types do not know.
+        object.as_object_mut().map(|object| object.remove("status"));
+        let found = unserved::find(kind, &object);
+        let read = match kind {
+            Kind::GatewayClass => put(&mut self.gateway_classes, &object),
+            Kind::Gateway => put(&mut self.gateways, &object),
+            Kind::HttpRoute => put(&mut self.routes, &object),
+            Kind::Backend => put(&mut self.backends, &object),
+            Kind::TunnelNode => put(&mut self.nodes, &object),
+            _ => return,
+        };
+        match read {
+            Ok(metadata) if !found.is_empty() => drop(self.unserved.insert(at(kind, &metadata), found)),
+            Ok(_) => {}
+            Err(error) => self.unreadable.push((kind, object, error.to_string())),
+        }
+    }
+
+    /// What the object says that is not served.
+    pub(super) fn unserved(&self, kind: Kind, metadata: &Metadata) -> &[Unserved] {
+        self.unserved.get(&at(kind, metadata)).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn at(kind: Kind, metadata: &Metadata) -> At {
+    (kind, namespace_of(metadata).to_owned(), metadata.name.clone())
+}
+
+fn put<Spec, Status>(list: &mut Vec<Resource<Spec, Status>>, object: &Value) -> Result<Metadata, serde_json::Error>
+where
+    Resource<Spec, Status>: for<'de> Deserialize<'de>,
+{
+    let object = Resource::deserialize(object)?;
+    let metadata = object.metadata.clone();
+    list.push(object);
+    Ok(metadata)
+}

@@ -1,0 +1,370 @@
+//! What objects of the kinds that are served may say, as upstream has it, and the relay does not act on yet.
+//!
+//! A field that was silently ignored could expose what it was meant to protect, so each says here what happens instead:
+//! the part that it stands in is not served, or it is served and the status mentions the field.
+
+use serde_json::Value;
+use underpass_shared::resource::kind::Kind;
+
+/// The most paths that are named of one object; more would only make its status long.
+pub const PATHS_MAX: usize = 16;
+
+/// The most fields that are found in one object, above what the bounds of any kind allow.
+///
+/// An object that had more would not be served at all.
+const FOUND_MAX: usize = 4096;
+
+/// The longest text of a user's that a path quotes, in characters.
+const QUOTED_CHARS_MAX: usize = 64;
+
+/// What becomes of the part that a field stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It is served without the field, which does nothing that anybody would miss.
+    Harmless,
+    /// It is not served; the condition `Accepted` is False for this reason.
+    Stops(&'static str),
+}
+
+/// A field of an object that is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unserved {
+    /// From the object's root, such as `spec.rules[0].filters`; with the value where the value is what is not served.
+    pub path: String,
+    /// The place in the first list of the path.
+    pub item: Option<usize>,
+    pub effect: Effect,
+}
+
+/// A row of the tables below.
+#[derive(Debug)]
+struct Row {
+    /// `[]` follows each list.
+    path: &'static str,
+    values: Values,
+    effect: Effect,
+}
+
+/// Which values of a field are not served.
+#[derive(Debug)]
+enum Values {
+    /// Whatever stands there, but for nothing and an empty list.
+    Any,
+    True,
+    OtherThan(&'static [&'static str]),
+}
+
+const fn stops(path: &'static str, reason: &'static str) -> Row {
+    Row { path, values: Values::Any, effect: Effect::Stops(reason) }
+}
+
+const fn only(path: &'static str, served: &'static [&'static str], reason: &'static str) -> Row {
+    Row { path, values: Values::OtherThan(served), effect: Effect::Stops(reason) }
+}
+
+const fn harmless(path: &'static str) -> Row {
+    Row { path, values: Values::Any, effect: Effect::Harmless }
+}
+
+/// The reason for values and fields that a part cannot be served with, of routes and listeners (Gateway API).
+const VALUE: &str = "UnsupportedValue";
+/// The reason of Gateways and classes for parameters that are not understood.
+const PARAMETERS: &str = "InvalidParameters";
+
+const HTTP_ROUTE: &[Row] = &[
+    only("spec.useDefaultGateways", &["None"], VALUE),
+    stops("spec.rules[].filters", VALUE),
+    stops("spec.rules[].timeouts", VALUE),
+    stops("spec.rules[].retry", VALUE),
+    stops("spec.rules[].sessionPersistence", VALUE),
+    stops("spec.rules[].backendRefs[].filters", VALUE),
+];
+
+/// Fields of a listener stop that listener; the others, the whole Gateway.
+const GATEWAY: &[Row] = &[
+    only("spec.listeners[].protocol", &["HTTP", "HTTPS"], "UnsupportedProtocol"),
+    stops("spec.listeners[].tls.certificateRefs", VALUE),
+    stops("spec.listeners[].tls.options", VALUE),
+    only("spec.listeners[].tls.mode", &["Terminate"], VALUE),
+    only("spec.listeners[].allowedRoutes.namespaces.from", &["Same"], VALUE),
+    only("spec.listeners[].allowedRoutes.kinds[].kind", &["HTTPRoute"], VALUE),
+    only("spec.listeners[].allowedRoutes.kinds[].group", &["gateway.networking.k8s.io", "gateway.apoxy.dev"], VALUE),
+    stops("spec.addresses", "UnsupportedAddress"),
+    stops("spec.tls", "Invalid"),
+    stops("spec.backendTLS", "Invalid"),
+    only("spec.infrastructure.parametersRef.kind", &["Proxy"], PARAMETERS),
+    only("spec.infrastructure.parametersRef.group", &["core.apoxy.dev"], PARAMETERS),
+    // A Proxy says nothing yet that a relay could act on; what it says in vain, its own status tells.
+    harmless("spec.infrastructure.parametersRef"),
+    harmless("spec.infrastructure.labels"),
+    harmless("spec.infrastructure.annotations"),
+    // ListenerSets and routes that want to attach in these ways are told so themselves.
+    Row {
+        path: "spec.allowedListeners.namespaces.from",
+        values: Values::OtherThan(&["None"]),
+        effect: Effect::Harmless,
+    },
+    Row { path: "spec.defaultScope", values: Values::OtherThan(&["None"]), effect: Effect::Harmless },
+];
+
+const GATEWAY_CLASS: &[Row] = &[
+    only("spec.parametersRef.kind", &["Proxy"], PARAMETERS),
+    only("spec.parametersRef.group", &["core.apoxy.dev"], PARAMETERS),
+    harmless("spec.parametersRef"),
+];
+
+const BACKEND: &[Row] = &[only("spec.protocol", &["", "plain", "h2c"], VALUE), stops("spec.dynamicProxy", VALUE)];
+
+/// Without these a node offers less and nobody gets in further: each has a condition of its own.
+const TUNNEL_NODE: &[Row] = &[
+    Row { path: "spec.egressGateway.enabled", values: Values::True, effect: Effect::Harmless },
+    harmless("spec.routes"),
+    harmless("spec.allowFrom"),
+    harmless("spec.defaultUpstream"),
+];
+
+const PROXY: &[Row] =
+    &[only("spec.provider", &["unmanaged"], VALUE), stops("spec.shutdown", VALUE), stops("spec.telemetry", VALUE)];
+
+const PROJECT: &[Row] = &[harmless("spec.hostnameSuffix")];
+
+fn rows(kind: Kind) -> &'static [Row] {
+    match kind {
+        Kind::HttpRoute => HTTP_ROUTE,
+        Kind::Gateway => GATEWAY,
+        Kind::GatewayClass => GATEWAY_CLASS,
+        Kind::Backend => BACKEND,
+        Kind::TunnelNode => TUNNEL_NODE,
+        Kind::Proxy => PROXY,
+        Kind::Project => PROJECT,
+        _ => &[],
+    }
+}
+
+/// What `object`, a whole object of `kind`, says that is not served. Total.
+#[must_use]
+pub fn find(kind: Kind, object: &Value) -> Vec<Unserved> {
+    let mut found = Vec::new();
+    for row in rows(kind) {
+        walk(object, row.path, &mut Walk { path: String::new(), item: None, row }, &mut found);
+    }
+    if found.len() >= FOUND_MAX {
+        found.push(Unserved { path: "too many fields".to_owned(), item: None, effect: Effect::Stops(VALUE) });
+    }
+    found
+}
+
+/// The paths of [`find`], the first [`PATHS_MAX`] of them.
+#[must_use]
+pub fn unserved(kind: Kind, object: &Value) -> Vec<String> {
+    find(kind, object).into_iter().take(PATHS_MAX).map(|field| field.path).collect()
+}
+
+/// What to tell somebody who writes `object`, for `Warning` headers; empty when all of it is served.
+#[must_use]
+pub fn warnings(kind: Kind, object: &Value) -> Vec<String> {
+    if super::unbuilt::is_unbuilt(kind) {
+        return vec![super::unbuilt::message(kind)];
+    }
+    if kind == Kind::ReferenceGrant {
+        let message = "a ReferenceGrant is stored but not served yet: references into other namespaces stay refused";
+        return vec![message.to_owned()];
+    }
+    unserved(kind, object).into_iter().map(|path| format!("{path} is stored but not served yet")).collect()
+}
+
+/// `not served yet: PATHS`, for a condition's message.
+pub(super) fn sentence<'a>(found: impl IntoIterator<Item = &'a Unserved>) -> String {
+    let paths: Vec<&str> = found.into_iter().map(|field| field.path.as_str()).collect();
+    let named = paths[..paths.len().min(PATHS_MAX)].join(", ");
+    match paths.len().saturating_sub(PATHS_MAX) {
+        0 => format!("not served yet: {named}"),
+        more => format!("not served yet: {named} and {more} more"),
+    }
+}
+
+struct Walk {
+    path: String,
+    item: Option<usize>,
+    row: &'static Row,
+}
+
+fn walk(value: &Value, rest: &'static str, at: &mut Walk, found: &mut Vec<Unserved>) {
+    if found.len() >= FOUND_MAX {
+        return;
+    }
+    let (step, below) = rest.split_once('.').map_or((rest, None), |(step, below)| (step, Some(below)));
+    let name = step.trim_end_matches("[]");
+    let Some(value) = value.get(name) else { return };
+    let length = at.path.len();
+    at.path.push_str(if length == 0 { "" } else { "." });
+    at.path.push_str(name);
+    match (below, name == step) {
+        (None, _) => found.extend(at.judge(value)),
+        (Some(below), true) => walk(value, below, at, found),
+        (Some(below), false) => {
+            for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                let (length, outer) = (at.path.len(), at.item);
+                at.path.push_str(&format!("[{index}]"));
+                at.item = outer.or(Some(index));
+                walk(item, below, at, found);
+                at.path.truncate(length);
+                at.item = outer;
+            }
+        }
+    }
+    at.path.truncate(length);
+}
+
+impl Walk {
+    fn judge(&self, value: &Value) -> Option<Unserved> {
+        let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        let path = match (&self.row.values, value) {
+            (Values::Any, _) if is_empty => return None,
+            (Values::True, value) if *value != Value::Bool(true) => return None,
+            (Values::Any | Values::True, _) => self.path.clone(),
+            (Values::OtherThan(served), Value::String(text)) if served.contains(&text.as_str()) => return None,
+            (Values::OtherThan(_), Value::String(text)) => format!("{} ({})", self.path, quoted(text)),
+            (Values::OtherThan(_), _) if is_empty => return None,
+            (Values::OtherThan(_), _) => self.path.clone(),
+        };
+        Some(Unserved { path, item: self.item, effect: self.row.effect })
+    }
+}
+
+/// A user's text, short and without control characters.
+fn quoted(text: &str) -> String {
+    let mut escaped: String = text.chars().take(QUOTED_CHARS_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(QUOTED_CHARS_MAX).is_some() {
+        escaped.push('…');
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(kind: Kind, spec: &Value, want: &[&str]) {
+        assert_eq!(unserved(kind, &json!({ "spec": spec })), want, "{kind:?} {spec}");
+    }
+
+    #[test]
+    fn what_a_route_says_in_vain_is_found_with_its_place() {
+        let backend = json!({"kind": "Backend", "name": "b", "port": 1, "weight": 1});
+        check(Kind::HttpRoute, &json!({"rules": [{"matches": [{}], "backendRefs": [backend]}]}), &[]);
+        check(
+            Kind::HttpRoute,
+            &json!({"rules": [{"filters": [], "timeouts": null}], "useDefaultGateways": "None"}),
+            &[],
+        );
+        let filter = json!([{"type": "RequestMirror"}]);
+        let spec = json!({
+            "useDefaultGateways": "All",
+            "rules": [
+                {"filters": filter},
+                {"timeouts": {"request": "1s"}, "retry": {}, "backendRefs": [{}, {"filters": filter}]},
+                {"sessionPersistence": {}},
+            ],
+        });
+        let want = [
+            "spec.useDefaultGateways (All)",
+            "spec.rules[0].filters",
+            "spec.rules[1].timeouts",
+            "spec.rules[1].retry",
+            "spec.rules[2].sessionPersistence",
+            "spec.rules[1].backendRefs[1].filters",
+        ];
+        check(Kind::HttpRoute, &spec, &want);
+    }
+
+    #[test]
+    fn what_a_gateway_says_in_vain_is_found() {
+        let listener = json!({
+            "name": "a", "port": 443, "protocol": "HTTPS", "tls": {"mode": "Terminate"},
+            "allowedRoutes": {"namespaces": {"from": "Same"}, "kinds": [
+                {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}
+            ]},
+        });
+        let plain = json!({"listeners": [listener], "allowedListeners": {"namespaces": {"from": "None"}}});
+        check(Kind::Gateway, &plain, &[]);
+        let spec = json!({
+            "listeners": [
+                listener,
+                {"protocol": "TLS", "tls": {"mode": "Passthrough", "certificateRefs": [{"name": "c"}]}},
+                {"protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}, "kinds": [{"kind": "GRPCRoute"}]}},
+            ],
+            "addresses": [{"value": "192.0.2.1"}],
+            "tls": {"frontend": {}},
+            "infrastructure": {"labels": {"a": "b"}, "parametersRef": {"group": "x", "kind": "Proxy", "name": "p"}},
+            "allowedListeners": {"namespaces": {"from": "All"}},
+        });
+        let want = [
+            "spec.listeners[1].protocol (TLS)",
+            "spec.listeners[1].tls.certificateRefs",
+            "spec.listeners[1].tls.mode (Passthrough)",
+            "spec.listeners[2].allowedRoutes.namespaces.from (All)",
+            "spec.listeners[2].allowedRoutes.kinds[0].kind (GRPCRoute)",
+            "spec.addresses",
+            "spec.tls",
+            "spec.infrastructure.parametersRef.group (x)",
+            "spec.infrastructure.parametersRef",
+            "spec.infrastructure.labels",
+            "spec.allowedListeners.namespaces.from (All)",
+        ];
+        check(Kind::Gateway, &spec, &want);
+        assert_eq!(find(Kind::Gateway, &json!({ "spec": spec }))[4].item, Some(2), "the listener, not the kind");
+    }
+
+    #[test]
+    fn the_other_kinds_say_what_they_say_in_vain() {
+        check(Kind::Backend, &json!({"protocol": "h2c"}), &[]);
+        check(
+            Kind::Backend,
+            &json!({"protocol": "tls", "dynamicProxy": {}}),
+            &["spec.protocol (tls)", "spec.dynamicProxy"],
+        );
+        check(Kind::TunnelNode, &json!({"egressGateway": {"enabled": false}, "routes": []}), &[]);
+        let node = json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"], "defaultUpstream": "a:1"});
+        check(Kind::TunnelNode, &node, &["spec.egressGateway.enabled", "spec.routes", "spec.defaultUpstream"]);
+        check(Kind::Proxy, &json!({"provider": "unmanaged"}), &[]);
+        check(Kind::Proxy, &json!({"provider": "cloud", "shutdown": {}}), &["spec.provider (cloud)", "spec.shutdown"]);
+        let reference = json!({"group": "example.com", "kind": "Config", "name": "c"});
+        let want = ["spec.parametersRef.kind (Config)", "spec.parametersRef.group (example.com)", "spec.parametersRef"];
+        check(Kind::GatewayClass, &json!({"parametersRef": reference}), &want);
+    }
+
+    #[test]
+    fn no_object_makes_the_list_long_or_a_path_unreadable() {
+        let rules: Vec<Value> = (0..100).map(|_| json!({"retry": {"attempts": 1}})).collect();
+        let object = json!({"spec": {"rules": rules}});
+        assert_eq!(unserved(Kind::HttpRoute, &object).len(), PATHS_MAX);
+        assert!(sentence(&find(Kind::HttpRoute, &object)).ends_with("rules[15].retry and 84 more"));
+        let rules: Vec<Value> = (0..FOUND_MAX + 9).map(|_| json!({"retry": {}})).collect();
+        let found = find(Kind::HttpRoute, &json!({"spec": {"rules": rules}}));
+        assert_eq!((found.len(), &*found[FOUND_MAX].path), (FOUND_MAX + 1, "too many fields"));
+        let long = format!("\n{}", "x".repeat(10_000));
+        let [path] = &unserved(Kind::Backend, &json!({"spec": {"protocol": long}}))[..] else { panic!("one path") };
+        assert!(path.len() < 100 && !path.contains('\n'), "{path}");
+    }
+
+    #[test]
+    fn who_writes_what_is_not_served_is_told() {
+        let check = |kind, spec: Value, want: &[&str]| assert_eq!(warnings(kind, &json!({ "spec": spec })), want);
+        check(
+            Kind::TunnelNode,
+            json!({"egressGateway": {"enabled": true}}),
+            &["spec.egressGateway.enabled is stored but not served yet"],
+        );
+        check(Kind::Backend, json!({}), &[]);
+        check(Kind::ConfigMap, json!({}), &[]);
+        check(
+            Kind::ReferenceGrant,
+            json!({}),
+            &["a ReferenceGrant is stored but not served yet: references into other namespaces stay refused"],
+        );
+        check(Kind::SecurityPolicy, json!({}), &["a SecurityPolicy is stored and not served yet"]);
+    }
+}
