@@ -1,7 +1,7 @@
 //! The Gateways' ports, as sockets: bound where `--gateway-address` and `--port-map` say, one per worker, while a Gateway wants them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     sync::Arc,
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::{
     config::GatewayConfig,
     listener::{self, Worker},
-    route::table::Scheme,
+    route::table::{ListenAddress, Speaks},
 };
 
 /// The listening sockets of all Gateways.
@@ -22,14 +22,13 @@ use crate::{
 pub struct Ports {
     config: GatewayConfig,
     workers: Vec<(Handle, Arc<Worker>)>,
-    bound: BTreeMap<u16, Bound>,
-    /// Why a port could not be had when it was last tried; said once.
-    unavailable: BTreeMap<u16, String>,
+    bound: BTreeMap<ListenAddress, Bound>,
+    /// Why a listen address could not be had when it was last tried; said once.
+    unavailable: BTreeMap<ListenAddress, String>,
 }
 
 #[derive(Debug)]
 struct Bound {
-    scheme: Scheme,
     addresses: Vec<SocketAddr>,
     stop: CancellationToken,
 }
@@ -41,36 +40,35 @@ impl Ports {
         Self { config, workers, bound: BTreeMap::new(), unavailable: BTreeMap::new() }
     }
 
-    /// Binds what is wanted and was not bound, gives up what is not wanted any more, and says which ports cannot be had.
+    /// Binds what is wanted and was not bound, gives up what is not wanted any more, and says what cannot be had.
     ///
     /// Each newly bound address is printed, for people and for whatever started the relay.
-    pub fn apply(&mut self, wanted: &BTreeMap<u16, Scheme>) -> BTreeMap<u16, String> {
-        self.bound.retain(|port, bound| {
-            let keep = wanted.get(port) == Some(&bound.scheme);
+    pub fn apply(&mut self, wanted: &BTreeSet<(ListenAddress, Speaks)>) -> BTreeMap<ListenAddress, String> {
+        self.bound.retain(|at, bound| {
+            let keep = wanted.iter().any(|(wanted, _)| wanted == at);
             if !keep {
-                info!(port, "gateway port closed");
+                info!(port = at.port, "gateway port closed");
                 bound.stop.cancel();
             }
             keep
         });
         let mut unavailable = BTreeMap::new();
-        for (&port, &scheme) in wanted {
-            if self.bound.contains_key(&port) {
+        for &(at, speaks) in wanted {
+            if self.bound.contains_key(&at) {
                 continue;
             }
-            match self.open(port, scheme) {
+            match self.open(at) {
                 Ok(bound) => {
-                    let name = if scheme == Scheme::Https { "https" } else { "http" };
                     for address in &bound.addresses {
-                        println!("listening gateway {port} {name}://{address}");
+                        println!("listening gateway {} {}://{address}", at.port, name(speaks));
                     }
-                    self.bound.insert(port, bound);
+                    self.bound.insert(at, bound);
                 }
                 Err(reason) => {
-                    if self.unavailable.get(&port) != Some(&reason) {
-                        warn!(port, %reason, "gateway port unavailable");
+                    if self.unavailable.get(&at) != Some(&reason) {
+                        warn!(port = at.port, %reason, "gateway port unavailable");
                     }
-                    unavailable.insert(port, reason);
+                    unavailable.insert(at, reason);
                 }
             }
         }
@@ -91,16 +89,18 @@ impl Ports {
         self.workers
     }
 
-    fn open(&self, port: u16, scheme: Scheme) -> Result<Bound, String> {
+    fn open(&self, at: ListenAddress) -> Result<Bound, String> {
+        let port = at.port;
         let bound_port = self.config.port_map.get(&port).copied().unwrap_or(port);
         let mut sockets: Vec<Vec<TcpListener>> = Vec::new();
-        if self.config.addresses.is_empty() {
+        let shared = if at.address.is_none() { &self.config.addresses[..] } else { &[] };
+        if at.address.is_none() && shared.is_empty() {
             let wildcard = self
                 .bind(Ipv6Addr::UNSPECIFIED.into(), bound_port)
                 .or_else(|_| self.bind(Ipv4Addr::UNSPECIFIED.into(), bound_port));
             sockets.push(wildcard.map_err(|error| explain(&error, port, bound_port))?);
         }
-        for &address in &self.config.addresses {
+        for &address in shared.iter().chain(&at.address) {
             sockets.push(self.bind(address, bound_port).map_err(|error| explain(&error, port, bound_port))?);
         }
         let stop = CancellationToken::new();
@@ -108,7 +108,7 @@ impl Ports {
         for per_worker in sockets {
             addresses.extend(per_worker.first().and_then(|socket| socket.local_addr().ok()));
             for (socket, (runtime, worker)) in per_worker.into_iter().zip(&self.workers) {
-                let serving = Arc::clone(worker).serve(socket, port, scheme, stop.clone());
+                let serving = Arc::clone(worker).serve(socket, at, stop.clone());
                 runtime.spawn(async move {
                     if let Err(error) = serving.await {
                         warn!(port, %error, "gateway port lost");
@@ -116,11 +116,21 @@ impl Ports {
                 });
             }
         }
-        Ok(Bound { scheme, addresses, stop })
+        Ok(Bound { addresses, stop })
     }
 
     fn bind(&self, address: IpAddr, port: u16) -> io::Result<Vec<TcpListener>> {
         listener::bind::bind((address, port).into(), self.workers.len())
+    }
+}
+
+/// As a URL's scheme.
+fn name(speaks: Speaks) -> &'static str {
+    match speaks {
+        Speaks::Http => "http",
+        Speaks::Tls => "https",
+        Speaks::Tcp => "tcp",
+        Speaks::Udp => "udp",
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
         Client,
         body::{BodyError, ResponseBody},
     },
-    route::table::Scheme,
+    route::table::Port,
 };
 
 /// How long a TLS handshake may take.
@@ -53,14 +53,16 @@ pub(super) async fn serve(
         return;
     }
     let watch = Watch::new(clock::instant());
-    match client.scheme {
-        Scheme::Http => {
+    let table = worker.gateway.routing.table.load_full();
+    match table.port(client.at) {
+        Some(Port::Stream(_)) | None => {}
+        Some(Port::Http(_)) => {
             let stream = Watched { stream, watch: watch.clone(), _room: room };
             Box::pin(speak(worker, stream, client, watch, stop)).await;
         }
-        Scheme::Https => {
+        Some(Port::Tls(port)) => {
             let Some(config) = worker.gateway.tls.load_full() else {
-                tracing::debug!(port = client.port, "no certificate for HTTPS yet, connection ended");
+                tracing::debug!(port = client.at.port, "no certificate for HTTPS yet, connection ended");
                 return;
             };
             let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
@@ -70,6 +72,9 @@ pub(super) async fn serve(
             };
             match accepted {
                 Ok(Ok(stream)) => {
+                    let Some(tls) = port.listener(stream.get_ref().1.server_name()).cloned() else { return };
+                    let client = Client { tls: Some(tls), ..client };
+                    drop(table);
                     let stream = Watched { stream, watch: watch.clone(), _room: room };
                     Box::pin(speak(worker, stream, client, watch, stop)).await;
                 }
@@ -85,7 +90,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let (worker, in_flight) = (worker.clone(), watch.begin());
+        let (worker, client, in_flight) = (worker.clone(), client.clone(), watch.begin());
         async move { Ok::<_, Infallible>(handle(&worker, request, client, in_flight).await) }
     });
     let mut connection = pin!(worker.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
@@ -126,7 +131,7 @@ async fn handle(
     client: Client,
     in_flight: InFlight,
 ) -> Response<CountedBody> {
-    let response = worker.proxy.handle(request, client).await;
+    let response = worker.proxy.handle(request, &client).await;
     response.map(|body| CountedBody { body, _in_flight: in_flight })
 }
 

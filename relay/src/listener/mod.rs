@@ -19,7 +19,7 @@ mod watch;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     io,
     net::TcpListener,
     sync::Arc,
@@ -37,7 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::watch::IDLE;
 use crate::{
     proxy::{Client, Proxy, Routing},
-    route::table::{Scheme, Table},
+    route::table::{ListenAddress, Speaks, Table},
 };
 
 /// Connections of one worker; further ones wait in the kernel's backlog.
@@ -88,10 +88,10 @@ impl Gateway {
     }
 }
 
-/// The ports that `table` needs listeners on, as Gateways name them, and what is spoken there.
+/// What `table` needs sockets for.
 #[must_use]
-pub fn wanted(table: &Table) -> BTreeMap<u16, Scheme> {
-    table.ports().collect()
+pub fn wanted(table: &Table) -> BTreeSet<(ListenAddress, Speaks)> {
+    table.listens().collect()
 }
 
 /// One core's share of the gateway: its connections, its pool, its tasks.
@@ -118,7 +118,7 @@ impl Worker {
 
     /// Accepts on `socket` until `stop` is cancelled, which also asks the connections to finish.
     ///
-    /// `port` is the listener's as Gateways name it, wherever `socket` is bound. Connections go on after this returns;
+    /// What is spoken there is looked up for each connection, wherever `socket` is bound. Connections go on after this returns;
     /// [`Worker::drain`] waits for them.
     ///
     /// # Errors
@@ -126,8 +126,7 @@ impl Worker {
     pub async fn serve(
         self: Arc<Self>,
         socket: TcpListener,
-        port: u16,
-        scheme: Scheme,
+        at: ListenAddress,
         stop: CancellationToken,
     ) -> io::Result<()> {
         socket.set_nonblocking(true)?;
@@ -139,12 +138,12 @@ impl Worker {
             };
             match accepted {
                 Ok((room, stream, address)) => {
-                    let client = Client { address, port, scheme };
+                    let client = Client { address, at, tls: None };
                     let connection = connection::serve(self.clone(), stream, client, room, stop.clone());
                     self.tasks.spawn(connection);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, port, "a connection could not be accepted");
+                    tracing::warn!(%error, port = at.port, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -17,6 +17,8 @@ pub enum Failure {
     UnknownHost { host: String },
     #[error("no route for path {path:?} of host {host:?} with this method and these headers")]
     NoRule { host: String, path: String },
+    #[error("host {host:?} is not served on this connection: make another one for it")]
+    Misdirected { host: String },
     /// A rule whose backend reference leads nowhere; `status` is the rule's.
     #[error("{text}")]
     Unresolved { status: u16, text: String },
@@ -63,6 +65,7 @@ impl Failure {
             Self::Refused(Refusal::Connect) | Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
             Self::Refused(_) => StatusCode::BAD_REQUEST,
             Self::UnknownHost { .. } | Self::NoRule { .. } => StatusCode::NOT_FOUND,
+            Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Unresolved { status, .. } => {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }

@@ -32,7 +32,7 @@ use self::{
 use crate::{
     route::{
         matcher::Head,
-        table::{Miss, Scheme, Table},
+        table::{ListenAddress, Miss, Scheme, Table, TlsListener},
         target::{Choice, Protocol, Upstream},
     },
     tunnel::Tunnels,
@@ -55,12 +55,20 @@ impl Routing {
 }
 
 /// Who asks, and where they came in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
-    /// The listener's port as Gateways name it.
-    pub port: u16,
-    pub scheme: Scheme,
+    /// Where they came in.
+    pub at: ListenAddress,
+    /// What the handshake selected; none in the clear.
+    pub tls: Option<Arc<TlsListener>>,
+}
+
+impl Client {
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
 }
 
 /// One worker's half of the gateway that faces the backends.
@@ -80,8 +88,8 @@ impl Proxy {
     }
 
     /// Serves one request. Every failure becomes an answer that says what is wrong.
-    pub async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<ResponseBody> {
-        let mut record = Record::new(request.method(), client);
+    pub async fn handle(&self, request: Request<Incoming>, client: &Client) -> Response<ResponseBody> {
+        let mut record = Record::new(request.method(), client.clone());
         let version = request.version();
         match self.serve(request, client, &mut record).await {
             Ok(response) => {
@@ -100,7 +108,7 @@ impl Proxy {
     async fn serve(
         &self,
         mut request: Request<Incoming>,
-        client: Client,
+        client: &Client,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         let upgrade = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
@@ -158,15 +166,15 @@ fn choose(
     table: &Table,
     asked: &Asked,
     parts: &Parts,
-    client: Client,
+    client: &Client,
     record: &mut Record,
 ) -> Result<Arc<Upstream>, Failure> {
     let (path, query) = (asked.path_and_query.path(), asked.path_and_query.query());
-    let head =
-        Head { port: client.port, host: &asked.host, method: &parts.method, path, query, headers: &parts.headers };
-    let selection = table.select(&head).map_err(|miss| match miss {
+    let head = Head { at: client.at, host: &asked.host, method: &parts.method, path, query, headers: &parts.headers };
+    let selection = table.select(&head, client.tls.as_deref()).map_err(|miss| match miss {
         Miss::Host => Failure::UnknownHost { host: asked.host.clone() },
         Miss::Rule => Failure::NoRule { host: asked.host.clone(), path: path.to_owned() },
+        Miss::Misdirected => Failure::Misdirected { host: asked.host.clone() },
     })?;
     match selection.rule.choose(rand::random()) {
         Choice::Upstream { backend, upstream } => {
@@ -214,7 +222,7 @@ fn prepare(
                 parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
-        Protocol::H2c => {
+        Protocol::Http2 | Protocol::Either => {
             parts.version = Version::HTTP_2;
             uri.scheme = Some(http::uri::Scheme::HTTP);
             uri.authority = Some(asked.authority.clone());

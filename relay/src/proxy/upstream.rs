@@ -155,7 +155,7 @@ impl Pool {
         let exchange = async {
             match upstream.protocol {
                 Protocol::Http1 => self.send_http1(upstream, client, request, replay).await,
-                Protocol::H2c => self.send_http2(upstream, client, request, replay).await,
+                Protocol::Http2 | Protocol::Either => self.send_http2(upstream, client, request, replay).await,
             }
         };
         let mut exchange = pin!(exchange);

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, Method};
 use regex::{Regex, RegexBuilder};
 
-use super::rank::PathKind;
+use super::{rank::PathKind, table::ListenAddress};
 
 /// The memory one compiled expression may take, in bytes: enough for long alternations, too little to hurt.
 const EXPRESSION_BYTES_MAX: usize = 256 * 1024;
@@ -15,8 +15,8 @@ const EXPRESSION_BYTES_MAX: usize = 256 * 1024;
 /// What the engine sees of a request. `proxy` has checked and normalised every part.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
-    /// The listener's port as Gateways name it, not as it is bound.
-    pub port: u16,
+    /// Where it came in.
+    pub at: ListenAddress,
     /// Lower case, without port or trailing dot.
     pub host: &'a str,
     pub method: &'a Method,
@@ -278,7 +278,14 @@ mod tests {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
-        matcher.fits(&Head { port: 80, host: "a.com", method: &Method::GET, path, query, headers: &map })
+        matcher.fits(&Head {
+            at: ListenAddress::shared(80),
+            host: "a.com",
+            method: &Method::GET,
+            path,
+            query,
+            headers: &map,
+        })
     }
 
     fn any_path() -> Matcher {

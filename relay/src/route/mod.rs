@@ -4,11 +4,13 @@
 //! Journey A passes through [`table::Table::select`] once per request.
 
 pub mod balance;
+pub mod filter;
 pub mod host;
 pub mod matcher;
 pub mod rank;
 pub mod table;
 pub mod target;
+pub mod tls;
 
 #[cfg(test)]
 mod model;

@@ -9,10 +9,11 @@ use underpass_shared::identity::ProjectName;
 use super::{
     host::HostPattern,
     matcher::{Head, Matcher, PathMatcher, ValueMatcher},
-    table::{Attachment, Scheme, TableBuilder},
+    table::{Attachment, ListenAddress, TableBuilder},
     target::Rule,
 };
 
+const AT: ListenAddress = ListenAddress { address: None, port: 80 };
 const HOSTS: &[&str] = &["a.com", "x.a.com", "y.x.a.com", "b.org"];
 const PATTERNS: &[&str] = &["", "a.com", "x.a.com", "*.a.com", "*.x.a.com", "*.com"];
 const PATHS: &[&str] = &["/", "/a", "/a/b", "/ab", "/a/b/"];
@@ -133,13 +134,13 @@ proptest! {
     ) {
         let mut builder = TableBuilder::default();
         for (index, route) in routes.iter().enumerate() {
-            let rule = Arc::new(Rule { project: name(route.project), route: format!("r{index:03}").into(), backends: vec![] });
+            let rule = Arc::new(Rule::new(name(route.project), format!("r{index:03}").into(), vec![]));
             let listener = pattern(route.listener);
-            builder.listener(80, Scheme::Http, &rule.project, &listener);
+            builder.http(AT, &rule.project, &listener);
             if let Some(host) = route.served() {
-                builder.owner(80, &host, &rule.project);
+                builder.owner(AT, &host, &rule.project);
                 builder.attach(Attachment {
-                    port: 80, listener: &listener, host: &host, matcher: route.matcher(), created: route.created,
+                    at: AT, listener: &listener, host: &host, matcher: route.matcher(), created: route.created,
                     position: (0, 0), rule: &rule,
                 });
             }
@@ -150,11 +151,11 @@ proptest! {
             headers.insert(HeaderName::from_static("h"), HeaderValue::from_static("1"));
         }
         let head = Head {
-            port: 80, host: HOSTS[host], method: if post { &Method::POST } else { &Method::GET }, path: PATHS[path],
+            at: AT, host: HOSTS[host], method: if post { &Method::POST } else { &Method::GET }, path: PATHS[path],
             query: query.then_some("q=1"), headers: &headers,
         };
         let want = obvious(&routes, &head).map(|index| format!("r{index:03}"));
-        let got = table.select(&head).ok().map(|selection| selection.rule.route.to_string());
+        let got = table.select(&head, None).ok().map(|selection| selection.rule.route.to_string());
         prop_assert_eq!(got, want);
     }
 }

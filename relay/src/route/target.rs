@@ -4,7 +4,11 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use underpass_shared::identity::{NodeName, ProjectName};
 
-use super::balance;
+use super::{
+    balance,
+    filter::{Filters, Retry, Timeouts},
+    tls::UpstreamTls,
+};
 use crate::tunnel::FlowTarget;
 
 /// One place that serves requests.
@@ -34,8 +38,10 @@ impl fmt::Display for Endpoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     Http1,
-    /// HTTP/2 in the clear with prior knowledge (RFC 9113 §3.3).
-    H2c,
+    /// HTTP/2: in the clear with prior knowledge (RFC 9113 §3.3), or over TLS.
+    Http2,
+    /// Over TLS, whichever of the two the endpoint prefers (ALPN).
+    Either,
 }
 
 /// What a pooled connection is good for: connections are never shared between projects, endpoints or protocols.
@@ -44,6 +50,8 @@ pub struct Upstream {
     pub project: ProjectName,
     pub endpoint: Endpoint,
     pub protocol: Protocol,
+    /// In the clear without it.
+    pub tls: Option<Arc<UpstreamTls>>,
 }
 
 impl Upstream {
@@ -51,7 +59,7 @@ impl Upstream {
     #[must_use]
     pub fn node(project: &ProjectName, node: &NodeName, port: u16, protocol: Protocol) -> Self {
         let target = FlowTarget { project: project.clone(), node: node.clone(), agent: None, port };
-        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol }
+        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None }
     }
 }
 
@@ -79,15 +87,30 @@ pub struct Backend {
     /// 0..=1_000_000; the share of requests is `weight / sum of weights`.
     pub weight: u32,
     pub target: Target,
+    /// They act after those of the rule.
+    pub filters: Filters,
 }
 
-/// What a rule does with the requests it serves.
+/// Whose language a rule's own answers speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Answers {
+    #[default]
+    Http,
+    /// HTTP 200 with `grpc-status` (gRPC over HTTP/2, "Responses").
+    Grpc,
+}
+
+/// What a rule does with the requests, connections or datagrams it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub project: ProjectName,
     /// `namespace/name` of the route, for the record.
     pub route: Arc<str>,
     pub backends: Vec<Backend>,
+    pub answers: Answers,
+    pub filters: Filters,
+    pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
 }
 
 /// One request's share of a rule.
@@ -98,6 +121,13 @@ pub enum Choice<'a> {
 }
 
 impl Rule {
+    /// A rule that does nothing but choose a backend.
+    #[must_use]
+    pub fn new(project: ProjectName, route: Arc<str>, backends: Vec<Backend>) -> Self {
+        let (answers, filters, timeouts) = (Answers::default(), Filters::default(), Timeouts::default());
+        Self { project, route, backends, answers, filters, timeouts, retry: None }
+    }
+
     /// Chooses the backend by weight and one of its endpoints, by the uniformly random `seed`.
     ///
     /// A rule without backends, or whose weights are all zero, answers 500 (Gateway API, `HTTPRouteRule.backendRefs`).
@@ -124,16 +154,16 @@ mod tests {
     use super::*;
 
     fn backend(name: &str, weight: u32, target: Target) -> Backend {
-        Backend { name: name.into(), weight, target }
+        Backend { name: name.into(), weight, target, filters: Filters::default() }
     }
 
     fn upstream(port: u16) -> Arc<Upstream> {
         let endpoint = Endpoint::Address(SocketAddr::from(([192, 0, 2, 1], port)));
-        Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1 })
+        Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None })
     }
 
     fn rule(backends: Vec<Backend>) -> Rule {
-        Rule { project: ProjectName::default(), route: "default/r".into(), backends }
+        Rule::new(ProjectName::default(), "default/r".into(), backends)
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Joins routes to listeners: which parents take a route, for which hostnames, and the table that follows from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use underpass_shared::{identity::ProjectName, resource::http_route::ParentReference};
 
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::route::{
     host::HostPattern,
-    table::{Attachment, TableBuilder},
+    table::{Attachment, ListenAddress, Scheme, TableBuilder},
 };
 
 /// Finds what every parent reference of every route leads to.
@@ -105,11 +108,15 @@ fn hosts(route: &[HostPattern], listener: &HostPattern) -> BTreeSet<HostPattern>
 pub(super) fn build(builder: &mut TableBuilder, gateways: &[Placed<'_>], routes: &[Compiled<'_>], owners: &Owners) {
     for gateway in gateways {
         for placed in gateway.listeners.iter().filter(|placed| placed.serves()) {
-            builder.listener(placed.listener.port, placed.scheme, gateway.project, &placed.hostname);
+            let at = ListenAddress::shared(placed.listener.port);
+            match placed.scheme {
+                Scheme::Http => builder.http(at, gateway.project, &placed.hostname),
+                Scheme::Https => builder.https(at, gateway.project, &placed.hostname, Arc::default()),
+            }
         }
     }
     for ((port, host), project) in owners {
-        builder.owner(*port, host, project);
+        builder.owner(ListenAddress::shared(*port), host, project);
     }
     for route in routes {
         // Two parents, or two Gateways that share a listener's port and hostname, attach a route once.
@@ -127,7 +134,7 @@ fn attach_rules(builder: &mut TableBuilder, route: &Compiled<'_>, placed: &Place
     for compiled in &route.rules {
         for (position, matcher) in compiled.matchers.iter().enumerate() {
             builder.attach(Attachment {
-                port: at.port,
+                at: ListenAddress::shared(at.port),
                 listener: &placed.hostname,
                 host: &at.host,
                 matcher: matcher.clone(),

@@ -19,6 +19,7 @@ use super::{Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, 
 use crate::{
     proxy::may_dial::{Purpose, may_dial},
     route::{
+        filter::Filters,
         host,
         target::{self, Endpoint, Protocol, Target, Upstream},
     },
@@ -84,7 +85,7 @@ impl Form {
             Self::Address(ip) => Endpoint::Address(SocketAddr::new(ip, port)),
             Self::Host(name) => Endpoint::Host { name, port },
         };
-        Upstream { project: project.clone(), endpoint, protocol }
+        Upstream { project: project.clone(), endpoint, protocol, tls: None }
     }
 }
 
@@ -176,7 +177,7 @@ pub(super) fn resolve(
             (Target::Answer(target::Answer { status: 500, text }), Some(unresolved))
         }
     };
-    (target::Backend { name, weight: reference.weight, target }, unresolved)
+    (target::Backend { name, weight: reference.weight, target, filters: Filters::default() }, unresolved)
 }
 
 fn find(index: &Index<'_>, namespace: &str, reference: &HttpBackendRef) -> Result<Vec<Arc<Upstream>>, Unresolved> {
@@ -198,7 +199,7 @@ fn find(index: &Index<'_>, namespace: &str, reference: &HttpBackendRef) -> Resul
     }
     let protocol = match backend.spec.protocol {
         backend::Protocol::Plain => Protocol::Http1,
-        backend::Protocol::H2c => Protocol::H2c,
+        backend::Protocol::H2c => Protocol::Http2,
         backend::Protocol::Other => return Err(not_served()),
     };
     let readable = backend.spec.endpoints.iter().filter_map(|endpoint| read(endpoint, index.settings).ok());

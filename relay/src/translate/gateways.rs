@@ -18,7 +18,10 @@ use super::{
     Place, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus, class_names, conditions, created, generation,
     mention, routes::Compiled, stop, unserved::Unserved,
 };
-use crate::route::{host::HostPattern, table::Scheme};
+use crate::route::{
+    host::HostPattern,
+    table::{ListenAddress, Scheme},
+};
 
 /// A Gateway of ours with its listeners.
 #[derive(Debug)]
@@ -123,7 +126,7 @@ impl<'a> PlacedListener<'a> {
             return Self::not_served(listener, scheme, trouble);
         }
         let hostname = HostPattern::parse(listener.hostname.as_deref().unwrap_or_default());
-        let trouble = match (&hostname, settings.ports_unavailable.get(&listener.port)) {
+        let trouble = match (&hostname, settings.ports_unavailable.get(&ListenAddress::shared(listener.port))) {
             (Err(error), _) => Some(Trouble::new("UnsupportedValue", format!("hostname: {error}"))),
             (Ok(_), Some(why)) => Some(Trouble::new("PortUnavailable", why)),
             (Ok(_), None) if listener.port == 0 => {

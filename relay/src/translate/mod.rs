@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     proxy::may_dial::DialPolicy,
-    route::table::{Table, TableBuilder},
+    route::table::{ListenAddress, Table, TableBuilder},
 };
 
 /// Everything that routing is decided from, at one revision of the store.
@@ -59,7 +59,7 @@ pub struct Settings {
     /// What every Gateway's `status.addresses` says: IP addresses or hostnames.
     pub addresses: Vec<String>,
     /// Listener ports that could not be bound, and why.
-    pub ports_unavailable: BTreeMap<u16, String>,
+    pub ports_unavailable: BTreeMap<ListenAddress, String>,
     pub dial_policy: DialPolicy,
 }
 

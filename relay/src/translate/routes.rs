@@ -119,7 +119,7 @@ fn compile_route<'a>(
         unresolved.extend(troubles.into_iter().flatten());
         match compile_matches(&rule.matches) {
             Ok(matchers) => {
-                let rule = Arc::new(Rule { project: project.clone(), route: name.clone(), backends });
+                let rule = Arc::new(Rule::new(project.clone(), name.clone(), backends));
                 rules.push(CompiledRule { position, matchers, rule });
             }
             Err(error) => problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),

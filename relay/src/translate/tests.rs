@@ -13,6 +13,7 @@ use underpass_shared::resource::{
 use super::*;
 use crate::route::{
     matcher::Head,
+    table::{Port, TlsListener},
     target::{Choice, Endpoint},
 };
 
@@ -112,11 +113,20 @@ impl Translation {
         brief(&parent.conditions)
     }
 
+    /// What a handshake for `host` selects, where TLS is spoken.
+    fn handshake(&self, port: u16, host: &str) -> Option<&TlsListener> {
+        match self.table.port(ListenAddress::shared(port)) {
+            Some(Port::Tls(tls)) => tls.listener(Some(host)).map(|listener| &**listener),
+            _ => None,
+        }
+    }
+
     /// Where a GET goes: the endpoint, or the answer's status.
     fn goes(&self, port: u16, host: &str, path: &str) -> String {
         let headers = HeaderMap::new();
-        let head = Head { port, host, method: &Method::GET, path, query: None, headers: &headers };
-        match self.table.select(&head) {
+        let head =
+            Head { at: ListenAddress::shared(port), host, method: &Method::GET, path, query: None, headers: &headers };
+        match self.table.select(&head, self.handshake(port, host)) {
             Err(miss) => format!("{miss:?}"),
             Ok(selection) => match selection.rule.choose(0) {
                 Choice::Upstream { upstream, .. } => format!("{} {}", upstream.project, upstream.endpoint),
@@ -216,7 +226,7 @@ fn listeners_that_cannot_be_told_apart_all_lose() {
     let [hostname, protocol] = ["HostnameConflict", "ProtocolConflict"];
     assert_eq!(reasons, [hostname, hostname, protocol, protocol, "Accepted", "Accepted"]);
     assert_eq!(brief(&status.listeners[0].conditions)[3], "Conflicted=True/HostnameConflict");
-    let ports: Vec<u16> = translation.table.ports().map(|(port, _)| port).collect();
+    let ports: Vec<u16> = translation.table.listens().map(|(at, _)| at.port).collect();
     assert_eq!(ports, [80, 83, 443]);
 }
 
@@ -234,12 +244,12 @@ fn the_oldest_gateway_decides_what_a_port_speaks() {
 #[test]
 fn a_port_that_could_not_be_bound_is_said_and_not_served() {
     let mut settings = settings();
-    settings.ports_unavailable.insert(80, "address already in use".into());
+    settings.ports_unavailable.insert(ListenAddress::shared(80), "address already in use".into());
     let translation = translate(&snapshot([("default", project())]), &settings);
     let listener = &translation.gateway("default").listeners[0];
     assert_eq!(brief(&listener.conditions)[..2], ["Accepted=False/PortUnavailable", "Programmed=False/Invalid"]);
     assert_eq!(message(&listener.conditions, "Accepted"), "address already in use");
-    assert_eq!(translation.table.ports().count(), 1);
+    assert_eq!(translation.table.listens().count(), 1);
 }
 
 #[test]

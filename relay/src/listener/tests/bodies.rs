@@ -53,7 +53,7 @@ async fn an_upload_is_answered_part_by_part_while_it_goes_on() {
         Response::new(StreamBody::new(frames))
     })
     .await;
-    for protocol in [Protocol::Http1, Protocol::H2c] {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
         let gate = Gate::open(&[("a.com", to(Endpoint::Address(address), protocol))]);
         let (feed, body) = fed();
         let request = Request::post("/").header("host", "a.com").body(body).unwrap();
@@ -80,7 +80,7 @@ async fn trailer_echo() -> SocketAddr {
 
 #[tokio::test]
 async fn trailers_pass_both_ways_over_http2() {
-    let gate = Gate::open(&[("a.com", to(Endpoint::Address(trailer_echo().await), Protocol::H2c))]);
+    let gate = Gate::open(&[("a.com", to(Endpoint::Address(trailer_echo().await), Protocol::Http2))]);
     let (feed, body) = fed();
     let mut sender = gate.http2().await;
     let request = Request::post("http://a.com/").header("te", "trailers").body(body).unwrap();

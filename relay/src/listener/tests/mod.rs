@@ -34,9 +34,10 @@ use super::{Gateway, Worker, bind};
 use crate::{
     proxy::{Routing, may_dial::DialPolicy},
     route::{
+        filter::Filters,
         host::HostPattern,
         matcher::{Matcher, PathMatcher},
-        table::{Attachment, Scheme, Table, TableBuilder},
+        table::{Attachment, ListenAddress, Scheme, Table, TableBuilder},
         target::{self, Endpoint, Protocol, Rule, Target, Upstream},
     },
     tunnel::Tunnels,
@@ -66,7 +67,7 @@ impl Gate {
         let socket = bind::bind((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(worker.clone().serve(socket, 80, scheme, stop.clone()));
+        tokio::spawn(worker.clone().serve(socket, ListenAddress::shared(80), stop.clone()));
         Self { address, gateway, worker, stop }
     }
 
@@ -125,14 +126,23 @@ async fn told(response: Response<Incoming>) -> (u16, String) {
 fn table(routes: &[(&str, Target)], scheme: Scheme) -> Table {
     let mut builder = TableBuilder::default();
     let project = ProjectName::default();
-    builder.listener(80, scheme, &project, &HostPattern::Any);
+    let at = ListenAddress::shared(80);
+    match scheme {
+        Scheme::Http => builder.http(at, &project, &HostPattern::Any),
+        Scheme::Https => builder.https(at, &project, &HostPattern::Any, Arc::default()),
+    }
     for (host, target) in routes {
-        let backends = vec![target::Backend { name: "default/b".into(), weight: 1, target: target.clone() }];
-        let rule = Arc::new(Rule { project: project.clone(), route: "default/r".into(), backends });
+        let backends = vec![target::Backend {
+            name: "default/b".into(),
+            weight: 1,
+            target: target.clone(),
+            filters: Filters::default(),
+        }];
+        let rule = Arc::new(Rule::new(project.clone(), "default/r".into(), backends));
         let host = HostPattern::parse(host).unwrap();
-        builder.owner(80, &host, &project);
+        builder.owner(at, &host, &project);
         builder.attach(Attachment {
-            port: 80,
+            at,
             listener: &HostPattern::Any,
             host: &host,
             matcher: Matcher::new(PathMatcher::prefix("/").unwrap()),
@@ -145,7 +155,7 @@ fn table(routes: &[(&str, Target)], scheme: Scheme) -> Table {
 }
 
 fn to(endpoint: Endpoint, protocol: Protocol) -> Target {
-    Target::Upstreams(vec![Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol })])
+    Target::Upstreams(vec![Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol, tls: None })])
 }
 
 fn to_address(address: SocketAddr) -> Target {

@@ -26,7 +26,7 @@ async fn two_hundred_requests_at_once_are_all_answered() {
 
 #[tokio::test]
 async fn two_hundred_streams_of_http2_are_all_answered() {
-    for protocol in [Protocol::Http1, Protocol::H2c] {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
         let gate = Gate::open(&[("a.com", to(Endpoint::Address(echo().await), protocol))]);
         let sender = gate.http2().await;
         let answers = join_all((0..200).map(|_| {
@@ -61,7 +61,7 @@ async fn a_dead_upstream_is_502() {
 async fn a_dead_http2_upstream_is_502_and_is_tried_again() {
     let (closed, address) = listener().await;
     drop(closed);
-    let gate = Gate::open(&[("a.com", to(Endpoint::Address(address), Protocol::H2c))]);
+    let gate = Gate::open(&[("a.com", to(Endpoint::Address(address), Protocol::Http2))]);
     assert_eq!(gate.get("a.com", "/").await.0, 502);
     assert_eq!(gate.get("a.com", "/").await.0, 502);
 }
@@ -133,7 +133,7 @@ async fn only_what_may_pass_reaches_the_backend() {
 
 #[tokio::test]
 async fn the_authority_of_http2_becomes_the_backends_host() {
-    for (protocol, want) in [(Protocol::Http1, "GET /x HTTP/1.1"), (Protocol::H2c, "GET http://a.com/x HTTP/2.0")] {
+    for (protocol, want) in [(Protocol::Http1, "GET /x HTTP/1.1"), (Protocol::Http2, "GET http://a.com/x HTTP/2.0")] {
         let gate = Gate::open(&[("a.com", to(Endpoint::Address(echo().await), protocol))]);
         let mut sender = gate.http2().await;
         let (_, seen) = told(sender.send_request(get_absolute()).await.unwrap()).await;

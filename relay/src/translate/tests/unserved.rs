@@ -74,7 +74,7 @@ fn a_listener_that_asks_for_too_much_serves_nothing_and_its_neighbours_do() {
     assert_eq!(said, "not served yet: spec.listeners[1].tls.certificateRefs");
     assert_eq!(brief(&status.listeners[1].conditions)[2], "ResolvedRefs=Unknown/Pending");
     assert!(status.listeners[0].supported_kinds.is_empty());
-    let ports: Vec<u16> = translation.table.ports().map(|(port, _)| port).collect();
+    let ports: Vec<u16> = translation.table.listens().map(|(at, _)| at.port).collect();
     assert_eq!(ports, [80, 82]);
 }
 
@@ -89,7 +89,7 @@ fn no_number_of_harmless_fields_hides_one_that_matters() {
     let spec = json!({"gatewayClassName": "default", "listeners": listeners, "tls": {"frontend": {}}});
     let translation = with(vec![whole(Kind::Gateway, "g", &spec)]);
     assert_eq!(brief(&translation.gateway("g").conditions)[0], "Accepted=False/Invalid");
-    assert!(translation.table.ports().all(|(port, _)| port == 80));
+    assert!(translation.table.listens().all(|(at, _)| at.port == 80));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_gateway_stops_for_what_matters_and_mentions_what_does_not() {
         let conditions = &translation.gateway("g").conditions;
         assert_eq!(brief(conditions)[0], format!("Accepted={accepted}"), "{field}");
         assert_eq!(message(conditions, "Accepted"), said, "{field}");
-        let serves = translation.table.ports().any(|(port, _)| port == 81);
+        let serves = translation.table.listens().any(|(at, _)| at.port == 81);
         assert_eq!(serves, accepted.starts_with("True"), "{field}");
     };
     let addresses = json!([{"type": "IPAddress", "value": "192.0.2.1"}]);
@@ -130,7 +130,7 @@ fn a_class_with_parameters_that_nobody_reads_is_not_accepted_nor_are_its_gateway
     let conditions = &translation.gateway("g").conditions;
     assert_eq!(brief(conditions), ["Accepted=False/InvalidParameters", "Programmed=False/Invalid"]);
     assert!(message(conditions, "Accepted").starts_with("GatewayClass odd is not accepted"));
-    assert!(translation.table.ports().all(|(port, _)| port != 81));
+    assert!(translation.table.listens().all(|(at, _)| at.port != 81));
 }
 
 #[test]
