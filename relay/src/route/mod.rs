@@ -4,6 +4,8 @@
 //! Journey A passes through [`table::Table::select`] once per request.
 
 pub mod balance;
+pub mod change;
+pub mod cors;
 pub mod filter;
 pub mod host;
 pub mod matcher;

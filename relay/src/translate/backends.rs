@@ -10,12 +10,12 @@ use underpass_shared::{
     identity::{NodeName, ProjectName},
     resource::{
         backend::{self, Backend, BackendStatus},
-        http_route::HttpBackendRef,
+        http_route::BackendObjectReference,
         kind::Kind,
     },
 };
 
-use super::{Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, generation, stop};
+use super::{Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, generation, routes::Origin, stop};
 use crate::{
     proxy::may_dial::{Purpose, may_dial},
     route::{
@@ -162,25 +162,26 @@ impl<'a> Index<'a> {
     }
 }
 
-/// What `reference`, written in a route of `namespace`, stands for.
+/// What `reference`, written in `origin`, stands for; its filters are still to be found.
 pub(super) fn resolve(
-    index: &Index<'_>,
-    namespace: &str,
-    reference: &HttpBackendRef,
+    origin: &Origin<'_>,
+    reference: &BackendObjectReference,
+    weight: u32,
 ) -> (target::Backend, Option<Unresolved>) {
-    let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
+    let place = Place { namespace: reference.namespace.as_deref().unwrap_or(origin.namespace), name: &reference.name };
     let name: Arc<str> = place.to_string().into();
-    let (target, unresolved) = match find(index, namespace, reference) {
+    let (target, unresolved) = match find(origin, reference) {
         Ok(upstreams) => (Target::Upstreams(upstreams), None),
         Err(unresolved) => {
             let text = format!("backend {name} of the route is not usable: {}", unresolved.message).into();
             (Target::Answer(target::Answer { status: 500, text }), Some(unresolved))
         }
     };
-    (target::Backend { name, weight: reference.weight, target, filters: Filters::default() }, unresolved)
+    (target::Backend { name, weight, target, filters: Filters::default() }, unresolved)
 }
 
-fn find(index: &Index<'_>, namespace: &str, reference: &HttpBackendRef) -> Result<Vec<Arc<Upstream>>, Unresolved> {
+fn find(origin: &Origin<'_>, reference: &BackendObjectReference) -> Result<Vec<Arc<Upstream>>, Unresolved> {
+    let Origin { index, namespace, .. } = *origin;
     let unresolved = |reason, message| Unresolved { reason, message };
     check_kind(reference)?;
     let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
@@ -211,7 +212,7 @@ fn find(index: &Index<'_>, namespace: &str, reference: &HttpBackendRef) -> Resul
 }
 
 /// A Backend without group is ours: manifests leave it out.
-fn check_kind(reference: &HttpBackendRef) -> Result<(), Unresolved> {
+fn check_kind(reference: &BackendObjectReference) -> Result<(), Unresolved> {
     let kind = reference.kind.as_deref().unwrap_or("Service");
     let group = reference.group.as_deref().unwrap_or_default();
     if kind == "Backend" && matches!(group, "" | "core.apoxy.dev") {

@@ -6,6 +6,7 @@
 mod attach;
 mod backends;
 mod conditions;
+mod filters;
 mod gateways;
 mod owners;
 mod routes;

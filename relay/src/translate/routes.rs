@@ -17,7 +17,9 @@ use underpass_shared::{
 use super::{
     Place, Settings, Snapshot, Status, WantedStatus,
     backends::{self, Unresolved},
-    conditions, created, generation, stop,
+    conditions, created,
+    filters::{self, FilterError},
+    generation, stop,
 };
 use crate::route::{
     host::HostPattern,
@@ -113,14 +115,12 @@ fn compile_route<'a>(
     let mut unresolved = Vec::new();
     let default = [HttpRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
+    let origin = Origin { index, namespace: place.namespace };
     for (position, rule) in written.iter().enumerate() {
-        let resolved = rule.backend_refs.iter().map(|reference| backends::resolve(index, place.namespace, reference));
-        let (backends, troubles): (Vec<_>, Vec<_>) = resolved.unzip();
-        unresolved.extend(troubles.into_iter().flatten());
-        match compile_matches(&rule.matches) {
-            Ok(matchers) => {
-                let rule = Arc::new(Rule::new(project.clone(), name.clone(), backends));
-                rules.push(CompiledRule { position, matchers, rule });
+        match compile_rule(&origin, rule, Rule::new(project.clone(), name.clone(), Vec::new())) {
+            Ok((matchers, rule, troubles)) => {
+                unresolved.extend(troubles);
+                rules.push(CompiledRule { position, matchers, rule: Arc::new(rule) });
             }
             Err(error) => problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),
         }
@@ -131,6 +131,43 @@ fn compile_route<'a>(
     }
     let created = created(&route.metadata);
     Compiled { project, place, created, route, hostnames, rules, parents: Vec::new(), problems, unresolved }
+}
+
+/// Where a reference is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin<'a> {
+    pub index: &'a backends::Index<'a>,
+    pub namespace: &'a str,
+}
+
+/// Why a rule is dropped.
+#[derive(Debug, thiserror::Error)]
+enum RuleError {
+    #[error(transparent)]
+    Match(#[from] MatchError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+}
+
+/// Completes `rule`, with what it takes to be chosen and the references that lead nowhere.
+fn compile_rule(
+    origin: &Origin<'_>,
+    written: &HttpRouteRule,
+    mut rule: Rule,
+) -> Result<(Vec<Matcher>, Rule, Vec<Unresolved>), RuleError> {
+    let matchers = compile_matches(&written.matches)?;
+    let (of_rule, mut unresolved) = filters::compile(origin, &written.filters, &written.matches)?;
+    rule.filters = of_rule;
+    rule.timeouts = filters::timeouts(written.timeouts.as_ref())?;
+    rule.retry = filters::retry(written.retry.as_ref())?;
+    for reference in &written.backend_refs {
+        let (mut backend, trouble) = backends::resolve(origin, &reference.to, reference.weight);
+        let (of_backend, troubles) = filters::compile(origin, &reference.filters, &written.matches)?;
+        backend.filters = of_backend;
+        unresolved.extend(trouble.into_iter().chain(troubles));
+        rule.backends.push(backend);
+    }
+    Ok((matchers, rule, unresolved))
 }
 
 fn compile_matches(matches: &[HttpRouteMatch]) -> Result<Vec<Matcher>, MatchError> {

@@ -71,13 +71,14 @@ const VALUE: &str = "UnsupportedValue";
 /// The reason of Gateways and classes for parameters that are not understood.
 const PARAMETERS: &str = "InvalidParameters";
 
+const FILTERS: &[&str] =
+    &["RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "RequestRedirect", "URLRewrite", "CORS"];
+
 const HTTP_ROUTE: &[Row] = &[
     only("spec.useDefaultGateways", &["None"], VALUE),
-    stops("spec.rules[].filters", VALUE),
-    stops("spec.rules[].timeouts", VALUE),
-    stops("spec.rules[].retry", VALUE),
+    only("spec.rules[].filters[].type", FILTERS, VALUE),
     stops("spec.rules[].sessionPersistence", VALUE),
-    stops("spec.rules[].backendRefs[].filters", VALUE),
+    only("spec.rules[].backendRefs[].filters[].type", FILTERS, VALUE),
 ];
 
 /// Fields of a listener stop that listener; the others, the whole Gateway.

@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod condition;
+pub mod filter;
 pub mod gateway;
 pub mod http_route;
 pub mod kind;
