@@ -26,7 +26,7 @@ use underpass_shared::{
 
 use crate::{
     clock,
-    cluster::{self, Presence},
+    cluster::{self, Announced, Presence},
     enrolment::Enrolment,
     listener::{self, Gateway},
     ports::Ports,
@@ -71,6 +71,15 @@ pub struct Parts {
     pub presence: Presence,
 }
 
+/// How [`Controller::run`] ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The sockets' workers, to be drained.
+    pub ports: Ports,
+    /// The name that another relay has taken.
+    pub replaced: Option<RelayId>,
+}
+
 impl Controller {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
@@ -84,8 +93,8 @@ impl Controller {
         self.reconcile().await;
     }
 
-    /// A round after each change, until `stop` is cancelled; gives back the sockets' workers to be drained.
-    pub async fn run(mut self, stop: CancellationToken) -> Ports {
+    /// A round after each change, until `stop` is cancelled or another relay has taken this one's name.
+    pub async fn run(mut self, stop: CancellationToken) -> Ended {
         let (mut objects, mut agents) = (self.store.changes(), self.tunnels.changes());
         let mut leased = self.presence.leased();
         // A change between `start` and here would be missed otherwise.
@@ -101,12 +110,14 @@ impl Controller {
             objects.mark_unchanged();
             agents.mark_unchanged();
             leased.mark_unchanged();
-            self.reconcile().await;
+            if self.reconcile().await == Announced::Replaced {
+                return Ended { ports: self.ports, replaced: Some(self.presence.relay().clone()) };
+            }
         }
-        self.ports
+        Ended { ports: self.ports, replaced: None }
     }
 
-    async fn reconcile(&mut self) {
+    async fn reconcile(&mut self) -> Announced {
         let objects = self.store.snapshot();
         let snapshot = Snapshot { projects: typed(&objects), owners: std::mem::take(&mut self.owners) };
         // What is wanted does not depend on what could be had, or the two would take turns.
@@ -121,11 +132,13 @@ impl Controller {
         self.publish_policy(&objects);
         self.gateway.routing.table.store(Arc::new(translation.table));
         self.cut_deleted(&objects).await;
-        self.announced = self.presence.announce(&self.tunnels.connected()).await;
+        let announced = self.presence.announce(&self.tunnels.connected()).await;
+        self.announced = announced == Announced::Whole;
         // All relays would write the same, but for what each sees of its own host: one of them does.
-        if self.presence.leads() {
+        if self.presence.leads() && announced != Announced::Replaced {
             self.write_statuses(&objects, translation.wanted).await;
         }
+        announced
     }
 
     /// What backends may not be: the relay itself and any project's overlay.

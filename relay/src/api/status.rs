@@ -11,7 +11,7 @@ use crate::{
     patch::PatchError,
     schema::{Cause, Problem},
     store::{
-        StoreError, TransactError,
+        StoreError, TransactError, Unavailable,
         object::{Object, ObjectKey},
         state::WriteError,
     },
@@ -277,6 +277,10 @@ impl From<StoreError> for Failure {
             TransactError::Refused(WriteError::Full { .. }) => Self::forbidden(message),
             TransactError::Refused(WriteError::Record { .. }) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+            }
+            // No waiting helps, so that nobody is told to try again.
+            TransactError::Unavailable(Unavailable::TooLarge(_)) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
             }
             TransactError::Unavailable(_) | TransactError::Stopped => Self::unavailable(message),
         }
