@@ -25,7 +25,7 @@ use super::{
 use crate::{
     access::{User, role::Access},
     clock,
-    store::object::ObjectKey,
+    store::object::{Object, ObjectKey},
 };
 
 /// The longest request body in bytes; Kubernetes' limit.
@@ -61,6 +61,12 @@ pub(super) struct Done {
 enum Content {
     /// A JSON value; an object of the place's kind is shown in the form that the client asked for.
     Value(Value),
+    /// A stored object; the same holds for it.
+    Object {
+        object: Arc<Object>,
+        api_version: &'static str,
+        revision: u64,
+    },
     Text(String),
     Bytes {
         media: &'static str,
@@ -72,6 +78,12 @@ enum Content {
 impl Done {
     pub(super) fn shown(code: StatusCode, body: Value) -> Self {
         Self { code, content: Content::Value(body), warnings: Vec::new(), headers: HeaderMap::new() }
+    }
+
+    /// A stored object as `place` shows it, at `revision`.
+    pub(super) fn object(code: StatusCode, place: &Place, object: Arc<Object>, revision: u64) -> Self {
+        let content = Content::Object { object, api_version: place.api_version, revision };
+        Self { code, content, ..Self::shown(StatusCode::OK, Value::Null) }
     }
 
     pub(super) fn text(text: impl Into<String>) -> Self {
@@ -101,7 +113,11 @@ impl Done {
 
     /// The name of the object that is shown.
     fn name(&self) -> Option<&str> {
-        let Content::Value(shown) = &self.content else { return None };
+        let shown = match &self.content {
+            Content::Object { object, .. } => return Some(&object.key.name),
+            Content::Value(shown) => shown,
+            Content::Text(_) | Content::Bytes { .. } | Content::Stream(_) => return None,
+        };
         let metadata = match shown.get("kind")?.as_str()? {
             "Table" => shown.pointer("/rows/0/object/metadata")?,
             _ => shown.get("metadata")?,
@@ -418,7 +434,16 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Failure> {
 
 /// An object in the form that the client asked for; anything else as it is.
 fn in_shape(call: &Call<'_>, done: Done) -> Done {
-    let Content::Value(object) = &done.content else { return done };
+    let made;
+    let object = match &done.content {
+        Content::Object { .. } if call.shape == Shape::Full => return done,
+        Content::Object { object, api_version, revision } => {
+            made = object.to_value_at(api_version, *revision);
+            &made
+        }
+        Content::Value(object) => object,
+        Content::Text(_) | Content::Bytes { .. } | Content::Stream(_) => return done,
+    };
     if object.get("kind").and_then(Value::as_str) != Some(call.place.kind.info().name) {
         return done;
     }
@@ -433,6 +458,10 @@ fn in_shape(call: &Call<'_>, done: Done) -> Done {
 pub(super) fn respond(done: Done) -> Response<AnswerBody> {
     let (media, body) = match done.content {
         Content::Value(value) => ("application/json", whole(value.to_string())),
+        Content::Object { object, api_version, revision } => {
+            let shown = serde_json::to_vec(&object.shown_at(api_version, revision));
+            ("application/json", whole(shown.expect("what was JSON has a JSON form")))
+        }
         Content::Text(text) => ("text/plain; charset=utf-8", whole(text)),
         Content::Bytes { media, bytes } => (media, whole(bytes)),
         Content::Stream(body) => ("application/json", body),

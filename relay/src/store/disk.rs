@@ -284,7 +284,7 @@ impl Journal for Disk {
         }
     }
 
-    fn takes(&self, _: &Changes) -> bool {
+    fn takes(&self, _: &State) -> bool {
         true
     }
 

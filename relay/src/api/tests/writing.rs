@@ -277,6 +277,25 @@ async fn a_collection_is_deleted_as_far_as_selectors_and_limit_say() {
 }
 
 #[tokio::test]
+async fn each_page_says_how_many_follow_unless_there_is_a_selector() {
+    let api = served().await;
+    for n in 0..7 {
+        api.post(CONFIG_MAPS, config_map(&format!("c{n}"), &json!({}))).await;
+    }
+    for (selector, expected) in
+        [("", [json!(4), json!(1), Value::Null]), ("&labelSelector=!x", [(); 3].map(|()| Value::Null))]
+    {
+        let (mut remaining, mut next) = (Vec::new(), String::new());
+        for _ in 0..3 {
+            let page = api.get(&format!("{CONFIG_MAPS}?limit=3{selector}{next}")).await.body;
+            remaining.push(page["metadata"]["remainingItemCount"].clone());
+            next = format!("&continue={}", page["metadata"]["continue"].as_str().unwrap_or_default());
+        }
+        assert_eq!((remaining.as_slice(), next.as_str()), (&expected[..], "&continue="), "{selector}");
+    }
+}
+
+#[tokio::test]
 async fn a_race_is_run_again_unless_a_version_was_named() {
     let api = served().await;
     let created = api.post(CONFIG_MAPS, config_map("c", &json!({}))).await.body;

@@ -474,7 +474,8 @@ impl Journal for Etcd {
         (news, self.reason().map(Unavailable::Away))
     }
 
-    fn takes(&self, changes: &Changes) -> bool {
+    fn takes(&self, state: &State) -> bool {
+        let changes = state.changes();
         let weight: usize = changes.events.iter().filter_map(|event| Some(event.after.as_ref()?.weight)).sum();
         let operations = changes.events.len() + changes.records.len() + 1;
         operations <= OPERATIONS_MAX && weight <= BYTES_MAX && !changes.is_layered()
