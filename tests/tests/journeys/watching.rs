@@ -182,7 +182,7 @@ async fn a_version_that_was_compacted_away_is_gone_and_a_later_one_is_not() {
     let before = version(&create(&api, "big", "x").await);
     let write = async |n: u32| {
         let mut object = map("big", "x");
-        object["data"] = json!({ "n": format!("{n:0900000}") });
+        object["data"] = json!({ "n": format!("{n}{}", "x".repeat(900_000)) });
         let (status, body) = api.call(Method::PUT, &format!("{MAPS}/big"), Some(&object)).await.unwrap();
         assert_eq!(status, StatusCode::OK, "{body}");
         version(&body)
