@@ -16,10 +16,10 @@ use underpass_shared::{
 use super::{
     Api, Caller, account_token, backup, discovery, json, list,
     negotiate::{self, Media, Shape},
-    options::{Options, truth},
+    options::{FieldValidation, Options, truth},
     path::{self, Place, Reach, Subresource, Target},
     protobuf, review,
-    status::Failure,
+    status::{Failure, duplicate_field},
     table, verbs, watch, yaml,
 };
 use crate::{
@@ -264,7 +264,7 @@ async fn on_collection(call: &Call<'_>, parts: &Parts, body: Incoming) -> Result
             let message = format!("{plural} are created in a namespace: POST to /namespaces/NAMESPACE/{plural}");
             Err(Failure::not_allowed(message))
         }
-        Method::POST => verbs::create(call, read_value(call, parts, body).await?).await,
+        Method::POST => with_value(call, parts, body, |value| verbs::create(call, value)).await,
         Method::DELETE => verbs::delete_collection(call, read_options(call, parts, body).await?).await,
         ref other => Err(unsupported(other)),
     }
@@ -286,8 +286,8 @@ async fn on_item(call: &Call<'_>, name: &str, parts: &Parts, body: Incoming) -> 
         (Some(Subresource::Log), other) => Err(unsupported(other)),
         (None, &Method::GET) if call.options.watch => watch::watch_one(call, name).await,
         (_, &Method::GET) => list::get(call, name).await,
-        (_, &Method::PUT) => verbs::update(call, name, read_value(call, parts, body).await?).await,
-        (_, &Method::PATCH) => verbs::patch(call, name, read_value(call, parts, body).await?).await,
+        (_, &Method::PUT) => with_value(call, parts, body, |value| verbs::update(call, name, value)).await,
+        (_, &Method::PATCH) => with_value(call, parts, body, |value| verbs::patch(call, name, value)).await,
         (None, &Method::DELETE) => verbs::delete(call, name, read_options(call, parts, body).await?).await,
         (None, &Method::POST) => Err(Failure::not_allowed("an object is created by POST to its collection")),
         (_, other) => Err(unsupported(other)),
@@ -371,6 +371,39 @@ fn authenticate(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<User,
         (Ok(None), _) => {
             Err(Failure::unauthorized(format!("neither a client certificate nor a bearer token was shown: {hint}")))
         }
+    }
+}
+
+/// Does `verb` with the body, which may have fields twice where the client lets it.
+async fn with_value<F: Future<Output = Result<Done, Failure>>>(
+    call: &Call<'_>,
+    parts: &Parts,
+    body: Incoming,
+    verb: impl FnOnce(Value) -> F,
+) -> Result<Done, Failure> {
+    let bytes = read_bytes(parts, body).await?;
+    let (value, twice) = match read_last(call.media, &bytes) {
+        Some((value, twice)) => (Some(value), twice),
+        None => (decode(call.media, &bytes)?, Vec::new()),
+    };
+    let value = value.ok_or_else(|| Failure::bad_request("the request has no body"))?;
+    let validation = call.options.field_validation;
+    if validation == FieldValidation::Strict && !twice.is_empty() {
+        return Err(Failure::twice(call.place, &twice));
+    }
+    let mut done = verb(value).await?;
+    if validation == FieldValidation::Warn {
+        done.warnings.extend(twice.iter().map(|path| duplicate_field(path)));
+    }
+    Ok(done)
+}
+
+/// A body in JSON, also where YAML is read: the value, and the fields that are there twice.
+fn read_last(media: Media, bytes: &[u8]) -> Option<(Value, Vec<String>)> {
+    match media {
+        Media::Protobuf | Media::Text => None,
+        Media::Yaml | Media::ApplyPatch if !bytes.trim_ascii_start().starts_with(b"{") => None,
+        _ => json::parse_last(bytes).ok(),
     }
 }
 

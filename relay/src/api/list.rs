@@ -64,7 +64,7 @@ pub(super) async fn current(api: &Api, options: &Options) -> Result<Arc<Objects>
 /// Where a page ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Continue {
+pub(super) struct Continue {
     revision: u64,
     namespace: Option<String>,
     name: String,
@@ -73,11 +73,11 @@ struct Continue {
 }
 
 impl Continue {
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("numbers and texts have a JSON form"))
     }
 
-    fn decode(text: &str) -> Option<Self> {
+    pub(super) fn decode(text: &str) -> Option<Self> {
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
     }
 }
@@ -237,24 +237,26 @@ fn written(place: &Place, metadata: &Map<String, Value>, items: &[&Arc<Object>])
 /// What takes the place of installed definitions: every kind that Kubernetes does not have itself.
 fn definitions(call: &Call<'_>) -> Result<Done, Failure> {
     let metadata = json!({ "resourceVersion": call.api.store.snapshot().revision().to_string() });
-    let named = |object: &&Value| {
-        let name = object["metadata"]["name"].as_str();
-        call.options.field_selector.name().is_none_or(|wanted| Some(wanted) == name)
-    };
-    let items: Vec<Value> = synthetic::definitions().iter().filter(named).cloned().collect();
+    let items = synthetic::chosen(call.options);
     let place = call.place;
     Ok(Done::shown(
         StatusCode::OK,
         match call.shape {
             Shape::Table => {
                 let metadata = metadata.as_object().cloned().unwrap_or_default();
-                table::of(place.kind, items.into_iter(), &metadata, call.options.include, clock::now())
+                table::of(place.kind, items.cloned(), &metadata, call.options.include, clock::now())
             }
-            Shape::Full | Shape::Partial => json!({
+            Shape::Partial => json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": metadata,
+                "items": items.map(table::partial).collect::<Vec<_>>(),
+            }),
+            Shape::Full => json!({
                 "kind": "CustomResourceDefinitionList",
                 "apiVersion": place.api_version,
                 "metadata": metadata,
-                "items": items,
+                "items": items.collect::<Vec<_>>(),
             }),
         },
     ))
