@@ -20,8 +20,8 @@ pub fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     read(text, Strict(None))
 }
 
-/// The value that `text` holds, of fields of one name the last, and the paths of those that are there twice: at most
-/// [`TWICE_MAX`], as Kubernetes writes them.
+/// The value that `text` holds, of fields of one name the last, and the paths of those that are there twice: at most a
+/// hundred, as Kubernetes writes them.
 ///
 /// # Errors
 /// As [`parse`], but for fields that are there twice.
