@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::{
     net::TcpListener,
     runtime::Builder,
@@ -28,7 +28,7 @@ use crate::{
     cluster::{self, Presence},
     collector,
     config::Config,
-    controller::{Controller, Parts},
+    controller::{Controller, Ended, Parts},
     enrolment::Enrolment,
     listener::{self, Gateway},
     ports::Ports,
@@ -55,8 +55,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     control.block_on(async {
         let stop = stop_on_signal().context("cannot wait for signals")?;
         let relay = Relay::build(config, &workers).await?;
-        relay.run(&workers, stop).await;
-        anyhow::Ok(())
+        relay.run(&workers, stop).await
     })
 }
 
@@ -149,7 +148,7 @@ impl Relay {
         })
     }
 
-    async fn run(mut self, workers: &Workers, stop: CancellationToken) {
+    async fn run(mut self, workers: &Workers, stop: CancellationToken) -> anyhow::Result<()> {
         let (drain, api_stop) = (CancellationToken::new(), CancellationToken::new());
         let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
         let (listener, tls, api) = self.api;
@@ -158,7 +157,7 @@ impl Relay {
         self.controller.start().await;
         println!("ready");
 
-        let ports = self.controller.run(stop).await;
+        let Ended { ports, replaced } = self.controller.run(stop).await;
         info!("stopping: requests in flight may finish");
         let deadline = clock::instant() + self.drain_timeout;
         for (runtime, worker) in ports.close() {
@@ -179,6 +178,13 @@ impl Relay {
         // What the API has begun to write is durable before it answers; it ends by its own limits.
         let _ = timeout(API_END, api).await;
         info!("stopped");
+        match replaced {
+            Some(name) => bail!(
+                "another relay of this deployment was started as {name}, and two of one name cannot be told apart: give \
+                 each its own --relay-name"
+            ),
+            None => Ok(()),
+        }
     }
 }
 

@@ -25,13 +25,15 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     authority::kubeconfig::KUBECONFIG_FILE,
-    config::{Backup, Restore},
+    config::{Backup, Restore, StoreConfig},
     store::{
         backup::{self, BackupError, RESTORE_STEP, Summary},
         disk::{OpenError, STORE_FILE},
         seal::KEY_FILE,
     },
 };
+#[cfg(feature = "etcd")]
+use crate::{cluster, store};
 
 /// How long the relay may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -52,7 +54,10 @@ pub fn back_up(wanted: &Backup, data_dir: &Path) -> anyhow::Result<()> {
         let _ = fs::remove_file(&staging);
     }
     let Summary { revision, entries } = written?;
-    fs::rename(&staging, &wanted.to).with_context(|| format!("{} cannot be written", wanted.to.display()))?;
+    let folder = wanted.to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::rename(&staging, &wanted.to)
+        .and_then(|()| File::open(folder)?.sync_all())
+        .with_context(|| format!("{} cannot be written", wanted.to.display()))?;
     println!("{}: {entries} objects and records at revision {revision}", wanted.to.display());
     if !wanted.with_key {
         println!(
@@ -68,8 +73,23 @@ pub fn back_up(wanted: &Backup, data_dir: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// What to do about it.
 pub fn restore(wanted: &Restore, data_dir: &Path) -> anyhow::Result<()> {
-    let Summary { revision, entries } = backup::restore(&wanted.from, data_dir)?;
-    println!("{}: {entries} objects and records of revision {}", data_dir.display(), revision - RESTORE_STEP);
+    let failed = || format!("{} cannot be restored", wanted.from.display());
+    let (place, restored) = match wanted.store()? {
+        StoreConfig::Embedded => (data_dir.display().to_string(), backup::restore(&wanted.from, data_dir)),
+        #[cfg(feature = "etcd")]
+        StoreConfig::Etcd(etcd) => {
+            let key_file = wanted.store_key_file.clone().unwrap_or_else(|| data_dir.join(KEY_FILE));
+            if let Some(folder) = key_file.parent() {
+                cluster::make_private(folder)?;
+            }
+            let place = format!("etcd under {}", etcd.prefix);
+            (place, store::etcd::restore(&wanted.from, &cluster::settings(&etcd, key_file)?))
+        }
+        #[cfg(not(feature = "etcd"))]
+        StoreConfig::Etcd(_) => bail!("this program was built without etcd"),
+    };
+    let Summary { revision, entries } = restored.with_context(failed)?;
+    println!("{place}: {entries} objects and records of revision {}", revision - RESTORE_STEP);
     println!("it goes on at revision {revision}, so that clients of the old store list everything again");
     Ok(())
 }
@@ -79,10 +99,8 @@ fn key_file(wanted: &Backup, data_dir: &Path) -> PathBuf {
 }
 
 fn take(wanted: &Backup, data_dir: &Path, staging: &Path) -> anyhow::Result<Summary> {
-    let create = || -> anyhow::Result<File> {
-        let file = create_private(staging);
-        file.with_context(|| format!("{} cannot be written", staging.display()))
-    };
+    let unwritten = || format!("{} cannot be written", staging.display());
+    let create = || -> anyhow::Result<File> { create_private(staging).with_context(unwritten) };
     let own = if data_dir.join(STORE_FILE).exists() {
         backup::of_directory(data_dir, create()?)
     } else {
@@ -90,8 +108,9 @@ fn take(wanted: &Backup, data_dir: &Path, staging: &Path) -> anyhow::Result<Summ
     };
     match own {
         Ok(_) => {}
+        Err(BackupError::Io(error)) => return Err(error).with_context(unwritten),
         // A relay that runs has it; or it is kept in etcd, which a relay that runs reaches.
-        Err(BackupError::Store(OpenError::InUse(_))) => download(data_dir, create()?)?,
+        Err(BackupError::Store(OpenError::InUse(_))) => download(data_dir, create()?, unwritten)?,
         Err(error) => return Err(error.into()),
     }
     let summary = backup::verify(staging)?;
@@ -104,7 +123,7 @@ fn take(wanted: &Backup, data_dir: &Path, staging: &Path) -> anyhow::Result<Summ
         fs::remove_file(&keyless)?;
         added?;
     }
-    File::open(staging)?.sync_all()?;
+    File::open(staging).and_then(|file| file.sync_all()).with_context(unwritten)?;
     Ok(summary)
 }
 
@@ -118,7 +137,7 @@ fn create_private(path: &Path) -> std::io::Result<File> {
 }
 
 /// Asks the running relay, as its administrator.
-fn download(data_dir: &Path, mut to: File) -> anyhow::Result<()> {
+fn download(data_dir: &Path, mut to: File, unwritten: impl Fn() -> String) -> anyhow::Result<()> {
     let path = data_dir.join(KUBECONFIG_FILE);
     let text = fs::read_to_string(&path).with_context(|| {
         format!(
@@ -135,7 +154,8 @@ fn download(data_dir: &Path, mut to: File) -> anyhow::Result<()> {
         let stream = timeout(SILENCE, TcpStream::connect(address)).await?;
         let stream =
             stream.with_context(|| format!("the relay does not answer at {address}: start it, then try again"))?;
-        let stream = TlsConnector::from(tls).connect(ServerName::from(address.ip()), stream).await?;
+        let stream =
+            timeout(SILENCE, TlsConnector::from(tls).connect(ServerName::from(address.ip()), stream)).await??;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let request = Request::get("/backup").header("host", address.to_string()).body(Empty::<Bytes>::new())?;
@@ -148,7 +168,7 @@ fn download(data_dir: &Path, mut to: File) -> anyhow::Result<()> {
         }
         while let Some(frame) = timeout(SILENCE, response.body_mut().frame()).await? {
             if let Ok(data) = frame?.into_data() {
-                to.write_all(&data)?;
+                to.write_all(&data).with_context(&unwritten)?;
             }
         }
         connection.abort();

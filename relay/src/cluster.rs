@@ -4,7 +4,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 #[cfg(feature = "etcd")]
-use std::{fs, os::unix::fs::DirBuilderExt as _, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
 
 #[cfg(feature = "etcd")]
 use anyhow::Context as _;
@@ -42,6 +46,20 @@ pub struct Presence {
     /// `host:port` that agents dial.
     addresses: Vec<String>,
     leased: watch::Receiver<Leased>,
+    instance: String,
+    /// Whether the others have been told of this process.
+    known: bool,
+}
+
+/// What came of telling the other relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announced {
+    /// The store says what is so.
+    Whole,
+    /// Not all of it could be written: try again.
+    Later,
+    /// A relay that was started later goes by this one's name. Whichever of the two wrote last would be believed.
+    Replaced,
 }
 
 impl Presence {
@@ -49,7 +67,14 @@ impl Presence {
     #[must_use]
     pub fn new(store: Store, relay: RelayId, addresses: Vec<String>) -> Self {
         let leased = store.leased();
-        Self { store, relay, addresses, leased }
+        let instance = format!("{:016x}", rand::random::<u64>());
+        Self { store, relay, addresses, leased, instance, known: false }
+    }
+
+    /// This relay's name.
+    #[must_use]
+    pub fn relay(&self) -> &RelayId {
+        &self.relay
     }
 
     /// What all relays say; wakes when any of it changes.
@@ -64,9 +89,15 @@ impl Presence {
         self.leased.borrow().leader().as_ref() == Some(&self.relay)
     }
 
-    /// Sees to it that the store says of this relay what is so, and that some relay leads. `false` when not all of it
-    /// could be written: try again.
-    pub async fn announce(&self, connected: &[Connected]) -> bool {
+    /// Sees to it that the store says of this relay what is so, and that some relay leads.
+    pub async fn announce(&mut self, connected: &[Connected]) -> Announced {
+        let said: Option<RelayRecord> = self.leased.borrow().get(&RecordKey::Relay(self.relay.clone()));
+        match said {
+            Some(record) if record.instance == self.instance => self.known = true,
+            // One from before this process began is that of its predecessor, which may have been killed.
+            Some(_) if self.known => return Announced::Replaced,
+            _ => {}
+        }
         let wanted = self.wanted(connected);
         let steps = steps(&self.leased.borrow(), &self.relay, &wanted);
         for some in steps.chunks(RECORDS_MAX) {
@@ -87,14 +118,14 @@ impl Presence {
             });
             if let Err(error) = written.await {
                 tracing::debug!(%error, "the other relays could not be told what is connected here");
-                return false;
+                return Announced::Later;
             }
         }
-        true
+        Announced::Whole
     }
 
     fn wanted(&self, connected: &[Connected]) -> BTreeMap<RecordKey, Value> {
-        let own = RelayRecord { addresses: self.addresses.clone() };
+        let own = RelayRecord { addresses: self.addresses.clone(), instance: self.instance.clone() };
         let sessions = connected.iter().map(|agent| {
             let address = agent.admission.prefix().address();
             let record = SessionRecord { since: agent.since.unix_timestamp(), address };
@@ -145,8 +176,7 @@ pub fn open_store(config: &Config) -> anyhow::Result<Store> {
         #[cfg(feature = "etcd")]
         StoreConfig::Etcd(etcd) => {
             // The administrator's kubeconfig goes there, and the key unless it is elsewhere.
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data_dir);
-            made.with_context(|| format!("the data directory {} cannot be made", config.data_dir.display()))?;
+            make_private(&config.data_dir)?;
             Ok(Store::open_etcd(&settings(etcd, key_file)?)?)
         }
         #[cfg(not(feature = "etcd"))]
@@ -154,9 +184,16 @@ pub fn open_store(config: &Config) -> anyhow::Result<Store> {
     }
 }
 
+/// Makes a data directory, for its owner only, if it is not there.
+#[cfg(feature = "etcd")]
+pub(crate) fn make_private(directory: &Path) -> anyhow::Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.with_context(|| format!("the data directory {} cannot be made", directory.display()))
+}
+
 /// `config` with the files that it names, read.
 #[cfg(feature = "etcd")]
-fn settings(config: &EtcdConfig, key_file: PathBuf) -> anyhow::Result<Settings> {
+pub(crate) fn settings(config: &EtcdConfig, key_file: PathBuf) -> anyhow::Result<Settings> {
     let read = |path: &PathBuf| fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
     let tls = match &config.tls {
         None => None,
@@ -165,7 +202,8 @@ fn settings(config: &EtcdConfig, key_file: PathBuf) -> anyhow::Result<Settings> 
             Some(Tls { ca: read(&files.ca)?, identity: identity.transpose()? })
         }
     };
-    Ok(Settings { endpoints: config.endpoints.clone(), prefix: config.prefix.clone(), tls, key_file })
+    let (endpoints, prefix) = (config.endpoints.clone(), config.prefix.clone());
+    Ok(Settings { endpoints, prefix, tls, key_file, compaction: config.compaction })
 }
 
 fn json(record: &impl Serialize) -> Value {
@@ -187,7 +225,9 @@ mod tests {
     fn value(key: &RecordKey) -> Value {
         match key {
             RecordKey::Leader => json(&LeaderRecord { relay: "b".parse().unwrap() }),
-            RecordKey::Relay(relay) => json(&RelayRecord { addresses: vec![format!("{relay}:7443")] }),
+            RecordKey::Relay(relay) => {
+                json(&RelayRecord { addresses: vec![format!("{relay}:7443")], instance: String::new() })
+            }
             _ => json(&SessionRecord { since: 1, address: "fd00::1".parse().unwrap() }),
         }
     }

@@ -76,6 +76,30 @@ pub struct Written {
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_timeout: u64,
 
+    #[command(flatten)]
+    etcd: EtcdArguments,
+
+    /// How often etcd is made to forget its history, in seconds, as several relays and only one may do; 0: never, because
+    /// etcd does it itself (its --auto-compaction-retention) or is shared with others
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    etcd_compaction: u64,
+
+    /// The key that secrets are sealed with; relays that share an etcd share it [default: store.key in --data-dir]
+    #[arg(long, value_name = "FILE", env = "UNDERPASS_RELAY_STORE_KEY_FILE")]
+    store_key_file: Option<PathBuf>,
+
+    /// This relay's name among those of the deployment [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    relay_name: Option<String>,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,underpass_relay::tunnel=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "UNDERPASS_LOG")]
+    pub log: String,
+}
+
+/// Which etcd, as it was typed.
+#[derive(Debug, Args)]
+pub struct EtcdArguments {
     /// An etcd to share with other relays instead of a store of one's own, as http://HOST:PORT or https://HOST:PORT; may
     /// be repeated
     #[arg(long, value_name = "URL", value_delimiter = ',')]
@@ -96,18 +120,6 @@ pub struct Written {
     /// The key of --etcd-cert (PEM)
     #[arg(long, value_name = "FILE")]
     etcd_key: Option<PathBuf>,
-
-    /// The key that secrets are sealed with; relays that share an etcd share it [default: store.key in --data-dir]
-    #[arg(long, value_name = "FILE", env = "UNDERPASS_RELAY_STORE_KEY_FILE")]
-    store_key_file: Option<PathBuf>,
-
-    /// This relay's name among those of the deployment [default: the host's name]
-    #[arg(long, value_name = "NAME")]
-    relay_name: Option<String>,
-
-    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,underpass_relay::tunnel=debug`
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "UNDERPASS_LOG")]
-    pub log: String,
 }
 
 /// What is done instead of running a relay.
@@ -136,9 +148,10 @@ pub struct Backup {
     pub store_key_file: Option<PathBuf>,
 }
 
-/// Make a new data directory out of a backup
+/// Make a new data directory out of a backup, or a new deployment in etcd
 ///
-/// The directory must be new, empty, or hold nothing but store.key, which is needed unless the backup has the key.
+/// The directory must be new, empty, or hold nothing but store.key, which is needed unless the backup has the key. With
+/// --etcd-endpoint the deployment goes there instead, where nothing may be under its prefix yet; stop its relays first.
 #[derive(Debug, Args)]
 pub struct Restore {
     /// The backup
@@ -147,6 +160,23 @@ pub struct Restore {
     /// The data directory to make [default: as of the relay]
     #[arg(long, value_name = "DIR", env = "UNDERPASS_RELAY_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArguments,
+    /// With --etcd-endpoint: the key, written there if the backup has it [default: store.key in --data-dir]
+    #[arg(long, value_name = "FILE", env = "UNDERPASS_RELAY_STORE_KEY_FILE")]
+    pub store_key_file: Option<PathBuf>,
+}
+
+impl Restore {
+    /// Where it is restored to.
+    ///
+    /// # Errors
+    /// Every problem at once, one line each.
+    pub fn store(&self) -> Result<StoreConfig, ConfigError> {
+        let mut problems = Vec::new();
+        let store = self.etcd.resolve(&mut problems);
+        if problems.is_empty() { Ok(store) } else { Err(ConfigError(problems)) }
+    }
 }
 
 const EXAMPLE: &str = "Example, without any privilege:
@@ -191,6 +221,8 @@ pub struct EtcdConfig {
     pub prefix: String,
     /// With `https`.
     pub tls: Option<EtcdTls>,
+    /// How often etcd is made to forget; `None`: that is somebody else's.
+    pub compaction: Option<Duration>,
 }
 
 /// Files, all PEM.
@@ -241,7 +273,10 @@ impl Written {
         if !(1..=WORKERS_MAX).contains(&workers) {
             problems.push(format!("--workers {workers}: not in 1..={WORKERS_MAX}"));
         }
-        let store = self.store(&mut problems);
+        let mut store = self.etcd.resolve(&mut problems);
+        if let StoreConfig::Etcd(etcd) = &mut store {
+            etcd.compaction = (self.etcd_compaction > 0).then(|| Duration::from_secs(self.etcd_compaction));
+        }
         let relay_name = self.relay_name.as_deref().and_then(|name| {
             let parsed = name.parse::<RelayId>();
             parsed.inspect_err(|error| problems.push(format!("--relay-name {name}: {error}"))).ok()
@@ -267,8 +302,8 @@ impl Written {
     }
 }
 
-impl Written {
-    fn store(&self, problems: &mut Vec<String>) -> StoreConfig {
+impl EtcdArguments {
+    fn resolve(&self, problems: &mut Vec<String>) -> StoreConfig {
         if self.etcd_endpoint.is_empty() {
             let alone = [
                 ("--etcd-prefix", self.etcd_prefix.is_some()),
@@ -329,7 +364,7 @@ impl Written {
         }
         let endpoints = self.etcd_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
         let tls = self.etcd_ca.clone().map(|ca| EtcdTls { ca, identity });
-        EtcdConfig { endpoints, prefix, tls }
+        EtcdConfig { endpoints, prefix, tls, compaction: None }
     }
 }
 
@@ -426,11 +461,17 @@ mod tests {
     #[cfg(feature = "etcd")]
     fn etcd_is_named_whole_or_not_at_all() {
         assert_eq!(resolve(&[]).unwrap().store, StoreConfig::Embedded);
-        let args = ["--etcd-endpoint=https://a:2379,https://b:2379/", "--etcd-ca=ca", "--etcd-cert=c", "--etcd-key=k"];
+        let args = [
+            "--etcd-endpoint=https://a:2379,https://b:2379/",
+            "--etcd-ca=ca",
+            "--etcd-cert=c",
+            "--etcd-key=k",
+            "--etcd-compaction=0",
+        ];
         let config = resolve(&args).unwrap();
         let tls = EtcdTls { ca: "ca".into(), identity: Some(("c".into(), "k".into())) };
         let endpoints = vec!["https://a:2379".to_owned(), "https://b:2379".to_owned()];
-        let wanted = EtcdConfig { endpoints, prefix: "/underpass".to_owned(), tls: Some(tls) };
+        let wanted = EtcdConfig { endpoints, prefix: "/underpass".to_owned(), tls: Some(tls), compaction: None };
         assert_eq!(config.store, StoreConfig::Etcd(wanted));
         assert_eq!(
             resolve(&["--etcd-prefix=/x", "--etcd-key=k"]).unwrap_err(),

@@ -26,7 +26,7 @@ use underpass_shared::{
 
 use crate::{
     clock,
-    cluster::{self, Presence},
+    cluster::{self, Announced, Presence},
     enrolment::Enrolment,
     listener::{self, Gateway},
     ports::Ports,
@@ -42,6 +42,9 @@ use crate::{
 /// When something could not be done, such as binding a port, it is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How many changes are looked at to find one that concerns the controller; more do without looking.
+const EVENTS_MAX: usize = 1_000;
+
 /// The parts that the controller joins, and what it remembers between two rounds.
 #[derive(Debug)]
 pub struct Controller {
@@ -55,6 +58,8 @@ pub struct Controller {
     /// Whether the other relays know what is connected here.
     announced: bool,
     owners: translate::Owners,
+    /// The store's revision up to which everything was taken in, or was of no concern.
+    seen: u64,
     /// The nodes of the last round; a session is checked again only when one has gone.
     nodes: BTreeSet<String>,
 }
@@ -71,12 +76,21 @@ pub struct Parts {
     pub presence: Presence,
 }
 
+/// How [`Controller::run`] ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The sockets' workers, to be drained.
+    pub ports: Ports,
+    /// The name that another relay has taken.
+    pub replaced: Option<RelayId>,
+}
+
 impl Controller {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { store, enrolment, tunnels, gateway, ports, settings, presence } = parts;
         let (owners, nodes) = (translate::Owners::default(), BTreeSet::new());
-        Self { store, enrolment, tunnels, gateway, ports, settings, presence, announced: false, owners, nodes }
+        Self { store, enrolment, tunnels, gateway, ports, settings, presence, announced: false, owners, seen: 0, nodes }
     }
 
     /// One round now, so that everything is served when this returns.
@@ -84,30 +98,50 @@ impl Controller {
         self.reconcile().await;
     }
 
-    /// A round after each change, until `stop` is cancelled; gives back the sockets' workers to be drained.
-    pub async fn run(mut self, stop: CancellationToken) -> Ports {
+    /// A round after each change, until `stop` is cancelled or another relay has taken this one's name.
+    pub async fn run(mut self, stop: CancellationToken) -> Ended {
         let (mut objects, mut agents) = (self.store.changes(), self.tunnels.changes());
         let mut leased = self.presence.leased();
         // A change between `start` and here would be missed otherwise.
         objects.mark_changed();
         loop {
+            let retries = !self.announced || !self.settings.ports_unavailable.is_empty();
             tokio::select! {
-                changed = objects.changed() => if changed.is_err() { break },
+                changed = objects.changed() => match changed {
+                    Ok(()) if retries || self.is_concerned() => {}
+                    Ok(()) => continue,
+                    Err(_) => break,
+                },
                 changed = agents.changed() => if changed.is_err() { break },
                 changed = leased.changed() => if changed.is_err() { break },
-                () = sleep(RETRY), if !self.announced || !self.settings.ports_unavailable.is_empty() => {}
+                () = sleep(RETRY), if retries => {}
                 () = stop.cancelled() => break,
             }
             objects.mark_unchanged();
             agents.mark_unchanged();
             leased.mark_unchanged();
-            self.reconcile().await;
+            if self.reconcile().await == Announced::Replaced {
+                return Ended { ports: self.ports, replaced: Some(self.presence.relay().clone()) };
+            }
         }
-        self.ports
+        Ended { ports: self.ports, replaced: None }
     }
 
-    async fn reconcile(&mut self) {
+    /// Whether what has changed in the store is anything that a round looks at.
+    fn is_concerned(&mut self) -> bool {
+        let Ok(events) = self.store.events_after(self.seen, EVENTS_MAX) else { return true };
+        let Some(last) = events.last() else { return self.seen != self.store.snapshot().revision() };
+        let is_looked_at = |kind: Kind| kind == Kind::Project || translate::KINDS_READ.contains(&kind);
+        if events.len() >= EVENTS_MAX || events.iter().any(|event| is_looked_at(event.key().kind)) {
+            return true;
+        }
+        self.seen = last.revision;
+        false
+    }
+
+    async fn reconcile(&mut self) -> Announced {
         let objects = self.store.snapshot();
+        self.seen = objects.revision();
         let snapshot = Snapshot { projects: typed(&objects), owners: std::mem::take(&mut self.owners) };
         // What is wanted does not depend on what could be had, or the two would take turns.
         self.settings.ports_unavailable.clear();
@@ -121,11 +155,13 @@ impl Controller {
         self.publish_policy(&objects);
         self.gateway.routing.table.store(Arc::new(translation.table));
         self.cut_deleted(&objects).await;
-        self.announced = self.presence.announce(&self.tunnels.connected()).await;
+        let announced = self.presence.announce(&self.tunnels.connected()).await;
+        self.announced = announced == Announced::Whole;
         // All relays would write the same, but for what each sees of its own host: one of them does.
-        if self.presence.leads() {
+        if self.presence.leads() && announced != Announced::Replaced {
             self.write_statuses(&objects, translation.wanted).await;
         }
+        announced
     }
 
     /// What backends may not be: the relay itself and any project's overlay.
@@ -142,11 +178,7 @@ impl Controller {
 
     /// Cuts the sessions of agents that the store does not know any more.
     async fn cut_deleted(&mut self, objects: &Objects) {
-        let nodes: BTreeSet<String> = objects
-            .iter()
-            .filter(|object| object.key.kind == Kind::TunnelNode)
-            .map(|object| object.body.uid.clone())
-            .collect();
+        let nodes: BTreeSet<String> = objects.of_kind(Kind::TunnelNode).map(|object| object.body.uid.clone()).collect();
         if !self.nodes.is_subset(&nodes) {
             let connected = self.tunnels.connected();
             let checks = connected.iter().map(|agent| self.enrolment.admit(&agent.identity));

@@ -4,6 +4,10 @@
 //! values has the object on its first line and the client's text after it; where there is no such object, a fixed one
 //! stands in, so that a mutated text still reaches the code behind.
 
+mod requests;
+
+pub use self::requests::{accept, bearer_token, continue_token, field_selector, label_selector, path, protobuf, query};
+
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
@@ -37,6 +41,14 @@ pub const ALL: &[(&str, Decoder)] = &[
     ("server_side_apply", server_side_apply),
     ("fields_v1", fields_v1),
     ("document", document),
+    ("label_selector", label_selector),
+    ("field_selector", field_selector),
+    ("path", path),
+    ("query", query),
+    ("continue_token", continue_token),
+    ("protobuf", protobuf),
+    ("accept", accept),
+    ("bearer_token", bearer_token),
 ];
 
 /// JSON bodies.

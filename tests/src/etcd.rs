@@ -4,11 +4,14 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    process::{Child, Command as Blocking, Stdio},
+    sync::{OnceLock, mpsc},
+    thread,
 };
 
 use etcd_client::{Client, GetOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-use tokio::process::Command;
+use tokio::{process::Command, runtime::Builder};
 
 use crate::process::Process;
 
@@ -24,6 +27,50 @@ pub struct Etcd {
     arguments: Vec<String>,
     tls: Option<Certificates>,
     folder: tempfile::TempDir,
+}
+
+/// The etcd that all tests of this program share, and the shell that ends it with the program.
+#[derive(Debug)]
+struct Shared {
+    endpoint: String,
+    /// Its standard input closes when this program ends, however it ends.
+    _janitor: Child,
+}
+
+/// Kills etcd and removes its folder once nobody holds the other end of its standard input any more. What is killed may
+/// have made another file meanwhile.
+const JANITOR: &str = r#"trap '' INT TERM HUP; cat >/dev/null; kill -9 "$1"
+for try in 1 2 3 4 5 6 7 8 9; do rm -rf -- "$2" && break; done"#;
+
+/// The endpoint of an etcd that lives as long as this program, and starts when it is first asked for.
+///
+/// # Panics
+/// When it does not start.
+pub fn of_this_program() -> &'static str {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    &SHARED.get_or_init(Shared::start).endpoint
+}
+
+impl Shared {
+    /// On a thread of its own: the runtime of a test ends with the test.
+    fn start() -> Self {
+        let (send, receive) = mpsc::channel();
+        let run = move || {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let etcd = Etcd::start().await;
+                send.send((etcd.endpoint(), etcd.process.pid(), etcd.folder.path().to_owned())).expect("it is awaited");
+                // Its output is read as long as it runs.
+                std::future::pending::<()>().await;
+            });
+        };
+        thread::Builder::new().name("etcd".to_owned()).spawn(run).expect("a thread for etcd");
+        let (endpoint, pid, folder) = receive.recv().expect("etcd starts");
+        let mut janitor = Blocking::new("sh");
+        janitor.args(["-c", JANITOR, "sh"]).arg(pid.to_string()).arg(folder);
+        janitor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { endpoint, _janitor: janitor.spawn().expect("sh starts") }
+    }
 }
 
 /// Files of a CA of the test's own, etcd's certificate, and one for its client.
@@ -114,16 +161,43 @@ impl Etcd {
         Client::connect([self.endpoint()], None).await.expect("etcd takes a client")
     }
 
+    /// The newest revision.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub async fn revision(&self) -> i64 {
+        let newest = self.connect().await.get("none", None).await.expect("etcd answers");
+        newest.header().expect("an answer has a header").revision()
+    }
+
+    /// Whether it can not be read any more as it was at `revision`; `Err` says what it answers instead.
+    ///
+    /// # Errors
+    /// When it can be read.
+    pub async fn has_forgotten(&self, revision: i64) -> Result<(), String> {
+        let then = GetOptions::new().with_revision(revision);
+        match self.connect().await.get("none", Some(then)).await {
+            Err(error) if error.to_string().contains("compacted") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    /// Writes an empty value.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub async fn touch(&self, key: &str) {
+        self.connect().await.put(key, "", None).await.expect("etcd answers");
+    }
+
     /// Forgets all history, so that watches of the past are refused.
     ///
     /// # Panics
     /// When etcd does not answer.
     pub async fn compact(&self) {
-        let mut client = self.connect().await;
-        let newest = client.get("none", None).await.expect("etcd answers");
-        let revision = newest.header().expect("an answer has a header").revision();
+        let revision = self.revision().await;
         // Somebody else may have compacted further meanwhile.
-        let _ = client.compact(revision, None).await;
+        let _ = self.connect().await.compact(revision, None).await;
     }
 
     /// Every key and value, one after the other.

@@ -29,7 +29,11 @@ impl Office {
 
     /// The same, with the Backend's protocol and further flags of the agent.
     pub async fn open_with(protocol: &str, agent_flags: &[&str]) -> Self {
-        let relay = Relay::start().await;
+        Self::open_on(Relay::start().await, protocol, agent_flags).await
+    }
+
+    /// The same on a relay that is there.
+    pub async fn open_on(relay: Relay, protocol: &str, agent_flags: &[&str]) -> Self {
         let upstream = Upstream::start("office").await;
         let target = Target { node: "office", port: upstream.port(), protocol };
         let app = manifest::service("app", HOST, target);

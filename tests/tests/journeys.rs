@@ -17,6 +17,8 @@ mod bodies;
 mod cluster;
 #[path = "journeys/crowd.rs"]
 mod crowd;
+#[path = "journeys/disk.rs"]
+mod disk;
 #[path = "journeys/durability.rs"]
 mod durability;
 #[path = "journeys/first.rs"]

@@ -227,7 +227,7 @@ pub(super) fn subresource_kind(info: &'static KindInfo, subresource: Subresource
 }
 
 /// The words by which `kubectl get` names several kinds at once.
-fn categories(kind: Kind) -> Option<&'static [&'static str]> {
+pub(super) fn categories(kind: Kind) -> Option<&'static [&'static str]> {
     match kind {
         Kind::Gateway | Kind::ListenerSet | Kind::GatewayClass | Kind::ReferenceGrant => Some(&["gateway-api"]),
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => Some(&["gateway-api"]),

@@ -16,16 +16,16 @@ use underpass_shared::{
 use super::{
     Api, Caller, account_token, backup, discovery, json, list,
     negotiate::{self, Media, Shape},
-    options::{Options, truth},
+    options::{FieldValidation, Options, truth},
     path::{self, Place, Reach, Subresource, Target},
     protobuf, review,
-    status::Failure,
+    status::{Failure, duplicate_field},
     table, verbs, watch, yaml,
 };
 use crate::{
     access::{User, role::Access},
     clock,
-    store::object::ObjectKey,
+    store::object::{Object, ObjectKey},
 };
 
 /// The longest request body in bytes; Kubernetes' limit.
@@ -61,6 +61,12 @@ pub(super) struct Done {
 enum Content {
     /// A JSON value; an object of the place's kind is shown in the form that the client asked for.
     Value(Value),
+    /// A stored object; the same holds for it.
+    Object {
+        object: Arc<Object>,
+        api_version: &'static str,
+        revision: u64,
+    },
     Text(String),
     Bytes {
         media: &'static str,
@@ -72,6 +78,12 @@ enum Content {
 impl Done {
     pub(super) fn shown(code: StatusCode, body: Value) -> Self {
         Self { code, content: Content::Value(body), warnings: Vec::new(), headers: HeaderMap::new() }
+    }
+
+    /// A stored object as `place` shows it, at `revision`.
+    pub(super) fn object(code: StatusCode, place: &Place, object: Arc<Object>, revision: u64) -> Self {
+        let content = Content::Object { object, api_version: place.api_version, revision };
+        Self { code, content, ..Self::shown(StatusCode::OK, Value::Null) }
     }
 
     pub(super) fn text(text: impl Into<String>) -> Self {
@@ -101,7 +113,11 @@ impl Done {
 
     /// The name of the object that is shown.
     fn name(&self) -> Option<&str> {
-        let Content::Value(shown) = &self.content else { return None };
+        let shown = match &self.content {
+            Content::Object { object, .. } => return Some(&object.key.name),
+            Content::Value(shown) => shown,
+            Content::Text(_) | Content::Bytes { .. } | Content::Stream(_) => return None,
+        };
         let metadata = match shown.get("kind")?.as_str()? {
             "Table" => shown.pointer("/rows/0/object/metadata")?,
             _ => shown.get("metadata")?,
@@ -248,7 +264,7 @@ async fn on_collection(call: &Call<'_>, parts: &Parts, body: Incoming) -> Result
             let message = format!("{plural} are created in a namespace: POST to /namespaces/NAMESPACE/{plural}");
             Err(Failure::not_allowed(message))
         }
-        Method::POST => verbs::create(call, read_value(call, parts, body).await?).await,
+        Method::POST => with_value(call, parts, body, |value| verbs::create(call, value)).await,
         Method::DELETE => verbs::delete_collection(call, read_options(call, parts, body).await?).await,
         ref other => Err(unsupported(other)),
     }
@@ -270,8 +286,8 @@ async fn on_item(call: &Call<'_>, name: &str, parts: &Parts, body: Incoming) -> 
         (Some(Subresource::Log), other) => Err(unsupported(other)),
         (None, &Method::GET) if call.options.watch => watch::watch_one(call, name).await,
         (_, &Method::GET) => list::get(call, name).await,
-        (_, &Method::PUT) => verbs::update(call, name, read_value(call, parts, body).await?).await,
-        (_, &Method::PATCH) => verbs::patch(call, name, read_value(call, parts, body).await?).await,
+        (_, &Method::PUT) => with_value(call, parts, body, |value| verbs::update(call, name, value)).await,
+        (_, &Method::PATCH) => with_value(call, parts, body, |value| verbs::patch(call, name, value)).await,
         (None, &Method::DELETE) => verbs::delete(call, name, read_options(call, parts, body).await?).await,
         (None, &Method::POST) => Err(Failure::not_allowed("an object is created by POST to its collection")),
         (_, other) => Err(unsupported(other)),
@@ -358,6 +374,39 @@ fn authenticate(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<User,
     }
 }
 
+/// Does `verb` with the body, which may have fields twice where the client lets it.
+async fn with_value<F: Future<Output = Result<Done, Failure>>>(
+    call: &Call<'_>,
+    parts: &Parts,
+    body: Incoming,
+    verb: impl FnOnce(Value) -> F,
+) -> Result<Done, Failure> {
+    let bytes = read_bytes(parts, body).await?;
+    let (value, twice) = match read_last(call.media, &bytes) {
+        Some((value, twice)) => (Some(value), twice),
+        None => (decode(call.media, &bytes)?, Vec::new()),
+    };
+    let value = value.ok_or_else(|| Failure::bad_request("the request has no body"))?;
+    let validation = call.options.field_validation;
+    if validation == FieldValidation::Strict && !twice.is_empty() {
+        return Err(Failure::twice(call.place, &twice));
+    }
+    let mut done = verb(value).await?;
+    if validation == FieldValidation::Warn {
+        done.warnings.extend(twice.iter().map(|path| duplicate_field(path)));
+    }
+    Ok(done)
+}
+
+/// A body in JSON, also where YAML is read: the value, and the fields that are there twice.
+fn read_last(media: Media, bytes: &[u8]) -> Option<(Value, Vec<String>)> {
+    match media {
+        Media::Protobuf | Media::Text => None,
+        Media::Yaml | Media::ApplyPatch if !bytes.trim_ascii_start().starts_with(b"{") => None,
+        _ => json::parse_last(bytes).ok(),
+    }
+}
+
 /// The body as a value; an absent one is refused.
 async fn read_value(call: &Call<'_>, parts: &Parts, body: Incoming) -> Result<Value, Failure> {
     let bytes = read_bytes(parts, body).await?;
@@ -418,7 +467,16 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Failure> {
 
 /// An object in the form that the client asked for; anything else as it is.
 fn in_shape(call: &Call<'_>, done: Done) -> Done {
-    let Content::Value(object) = &done.content else { return done };
+    let made;
+    let object = match &done.content {
+        Content::Object { .. } if call.shape == Shape::Full => return done,
+        Content::Object { object, api_version, revision } => {
+            made = object.to_value_at(api_version, *revision);
+            &made
+        }
+        Content::Value(object) => object,
+        Content::Text(_) | Content::Bytes { .. } | Content::Stream(_) => return done,
+    };
     if object.get("kind").and_then(Value::as_str) != Some(call.place.kind.info().name) {
         return done;
     }
@@ -433,6 +491,10 @@ fn in_shape(call: &Call<'_>, done: Done) -> Done {
 pub(super) fn respond(done: Done) -> Response<AnswerBody> {
     let (media, body) = match done.content {
         Content::Value(value) => ("application/json", whole(value.to_string())),
+        Content::Object { object, api_version, revision } => {
+            let shown = serde_json::to_vec(&object.shown_at(api_version, revision));
+            ("application/json", whole(shown.expect("what was JSON has a JSON form")))
+        }
         Content::Text(text) => ("text/plain; charset=utf-8", whole(text)),
         Content::Bytes { media, bytes } => (media, whole(bytes)),
         Content::Stream(body) => ("application/json", body),

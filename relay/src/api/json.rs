@@ -1,25 +1,75 @@
-//! JSON as the API reads it: RFC 8259, one value, no field twice, at most 128 levels deep. Pure.
+//! JSON as the API reads it: RFC 8259, one value, at most 128 levels deep. Pure.
+//!
+//! A field that is there twice is refused, or noted where the client may choose what becomes of it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+
+/// How many fields that are there twice are named; Kubernetes' limit.
+const TWICE_MAX: usize = 100;
+/// How much of a field's path is shown, in characters.
+const PATH_SHOWN_MAX: usize = 256;
 
 /// The value that `text` holds.
 ///
 /// # Errors
 /// With line and column, when it is not JSON, is nested deeper than 128 levels, or an object has a field twice.
 pub fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+    read(text, Strict(None))
+}
+
+/// The value that `text` holds, of fields of one name the last, and the paths of those that are there twice: at most a
+/// hundred, as Kubernetes writes them.
+///
+/// # Errors
+/// As [`parse`], but for fields that are there twice.
+pub fn parse_last(text: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+    let mut twice = Twice::default();
+    let value = read(text, Strict(Some(&mut twice)))?;
+    Ok((value, twice.found))
+}
+
+fn read(text: &[u8], seed: Strict<'_>) -> Result<Value, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let value = Strict.deserialize(&mut reader)?;
+    let value = seed.deserialize(&mut reader)?;
     reader.end()?;
     Ok(value)
 }
 
-/// Builds a [`Value`], refusing what [`Value`]'s own decoder lets pass: the last of two fields of one name wins there.
-pub(super) struct Strict;
+/// The fields that are there twice.
+#[derive(Debug, Default)]
+pub(super) struct Twice {
+    /// Where the reader is.
+    path: String,
+    found: Vec<String>,
+}
 
-impl<'de> DeserializeSeed<'de> for Strict {
+impl Twice {
+    /// Goes one step down; gives the length of the path to come back to.
+    fn enter(&mut self, step: fmt::Arguments<'_>) -> usize {
+        let length = self.path.len();
+        // A text takes all that is written to it.
+        let _ = self.path.write_fmt(step);
+        length
+    }
+
+    fn note(&mut self, name: &str) {
+        let shown: String =
+            self.path.chars().chain(name.chars()).take(PATH_SHOWN_MAX).flat_map(char::escape_debug).collect();
+        if self.found.len() < TWICE_MAX && !self.found.contains(&shown) {
+            self.found.push(shown);
+        }
+    }
+}
+
+/// Builds a [`Value`], refusing what [`Value`]'s own decoder lets pass: the last of two fields of one name wins there.
+///
+/// With a note-book, it keeps the last and notes them.
+pub(super) struct Strict<'a>(pub(super) Option<&'a mut Twice>);
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -27,7 +77,7 @@ impl<'de> DeserializeSeed<'de> for Strict {
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,25 +112,44 @@ impl<'de> Visitor<'de> for Strict {
         Ok(value.into())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Strict)? {
-            list.push(item);
+        loop {
+            let back = self.0.as_mut().map(|twice| twice.enter(format_args!("[{}]", list.len())));
+            let item = items.next_element_seed(Strict(self.0.as_deref_mut()))?;
+            self.leave(back);
+            match item {
+                Some(item) => list.push(item),
+                None => return Ok(Value::Array(list)),
+            }
         }
-        Ok(Value::Array(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
+            let dot = if self.0.as_ref().is_some_and(|twice| !twice.path.is_empty()) { "." } else { "" };
             if object.contains_key(&name) {
-                let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
-                return Err(A::Error::custom(format_args!("the field `{shown}` is there twice")));
+                let Some(twice) = self.0.as_mut() else {
+                    let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
+                    return Err(A::Error::custom(format_args!("the field `{shown}` is there twice")));
+                };
+                twice.note(&format!("{dot}{name}"));
             }
-            let value = fields.next_value_seed(Strict)?;
+            let back = self.0.as_mut().map(|twice| twice.enter(format_args!("{dot}{name}")));
+            let value = fields.next_value_seed(Strict(self.0.as_deref_mut()))?;
+            self.leave(back);
             object.insert(name, value);
         }
         Ok(Value::Object(object))
+    }
+}
+
+impl Strict<'_> {
+    fn leave(&mut self, back: Option<usize>) {
+        if let (Some(twice), Some(length)) = (self.0.as_mut(), back) {
+            twice.path.truncate(length);
+        }
     }
 }
 
@@ -105,6 +174,20 @@ mod tests {
     }
 
     #[test]
+    fn the_last_of_two_fields_stands_where_that_is_asked_for() {
+        let (value, twice) =
+            parse_last(br#"{"a":1,"spec":{"l":[{},{"x":1,"x":2,"x":3}],"l2":{}},"a":{"b":1,"b":2}}"#).unwrap();
+        assert_eq!(value, json!({"a": {"b": 2}, "spec": {"l": [{}, {"x": 3}], "l2": {}}}));
+        assert_eq!(twice, ["spec.l[1].x", "a", "a.b"]);
+        let many: String = (0..300).map(|n| format!("\"{n}\":1,\"{n}\":2,")).collect();
+        let (_, twice) = parse_last(format!("{{{many}\"\\n\":1,\"\\n\":2}}").as_bytes()).unwrap();
+        assert_eq!(twice.len(), TWICE_MAX);
+        let (_, twice) =
+            parse_last(format!(r#"{{"{0}":1,"{0}":2,"\n":1,"\n":1}}"#, "x".repeat(900)).as_bytes()).unwrap();
+        assert_eq!(twice, ["x".repeat(PATH_SHOWN_MAX), "\\n".to_owned()]);
+    }
+
+    #[test]
     fn bombs_and_leftovers_are_refused() {
         let deep = "[".repeat(100_000);
         assert!(parse(deep.as_bytes()).unwrap_err().to_string().contains("recursion limit"));
@@ -117,6 +200,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_as_serde_json_reads_them_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok((value, _)) = parse_last(&bytes) {
+                prop_assert_eq!(value, serde_json::from_slice::<Value>(&bytes).unwrap());
+            }
             if let Ok(value) = parse(&bytes) {
                 prop_assert_eq!(value, serde_json::from_slice::<Value>(&bytes).unwrap());
             }

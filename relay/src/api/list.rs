@@ -43,7 +43,7 @@ pub(super) async fn get(call: &Call<'_>, name: &str) -> Result<Done, Failure> {
     let objects = current(call.api, call.options).await?;
     let key = call.place.key(name);
     let object = objects.get(&key).ok_or_else(|| Failure::not_found(&key))?;
-    Ok(Done::shown(StatusCode::OK, object.to_value_as(call.place.api_version)))
+    Ok(Done::object(StatusCode::OK, call.place, object.clone(), object.body.revision))
 }
 
 /// The objects as of now, or as of the revision that the caller wants at least. While etcd is away, as they were last.
@@ -64,18 +64,20 @@ pub(super) async fn current(api: &Api, options: &Options) -> Result<Arc<Objects>
 /// Where a page ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Continue {
+pub(super) struct Continue {
     revision: u64,
     namespace: Option<String>,
     name: String,
+    /// How many follow, where that is known: they are counted once, not for each page.
+    remaining: Option<usize>,
 }
 
 impl Continue {
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("numbers and texts have a JSON form"))
     }
 
-    fn decode(text: &str) -> Option<Self> {
+    pub(super) fn decode(text: &str) -> Option<Self> {
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
     }
 }
@@ -153,7 +155,7 @@ struct Page<'a> {
 }
 
 fn page<'a>(objects: &'a Objects, place: &'a Place, options: &Options, from: Option<&Continue>) -> Page<'a> {
-    let selected = options.label_selector.is_empty() && options.field_selector.is_empty();
+    let is_selective = !options.label_selector.is_empty() || !options.field_selector.is_empty();
     let first = match from {
         // The least name after the last one shown.
         Some(from) => ObjectKey { namespace: from.namespace.clone(), ..place.key(&format!("{}\0", from.name)) },
@@ -168,13 +170,21 @@ fn page<'a>(objects: &'a Objects, place: &'a Place, options: &Options, from: Opt
         });
     let max = if options.limit == 0 { usize::MAX } else { options.limit };
     let items: Vec<&Arc<Object>> = of_place.by_ref().take(max).collect();
-    let rest = if options.limit == 0 { 0 } else { of_place.count() };
-    let next = items.last().filter(|_| rest > 0).map(|last| Continue {
+    if of_place.next().is_none() {
+        return Page { items, next: None, remaining: None };
+    }
+    let remaining = match from.map(|from| from.remaining) {
+        _ if is_selective => None,
+        Some(known) => known.map(|known| known.saturating_sub(items.len())),
+        None => Some(1 + of_place.count()),
+    };
+    let next = items.last().map(|last| Continue {
         revision: objects.revision(),
         namespace: last.key.namespace.clone(),
         name: last.key.name.clone(),
+        remaining,
     });
-    Page { items, remaining: (rest > 0 && selected).then_some(rest), next }
+    Page { items, next, remaining }
 }
 
 fn render(call: &Call<'_>, objects: &Objects, page: &Page<'_>) -> Result<Done, Failure> {
@@ -188,7 +198,7 @@ fn render(call: &Call<'_>, objects: &Objects, page: &Page<'_>) -> Result<Done, F
     let place = call.place;
     let whole = page.items.iter().map(|object| object.to_value_as(place.api_version));
     match call.shape {
-        Shape::Full => Ok(Done::bytes("application/json", written(place, &metadata, whole)?)),
+        Shape::Full => Ok(Done::bytes("application/json", written(place, &metadata, &page.items)?)),
         Shape::Partial => {
             let items: Vec<Value> = whole.map(|object| table::partial(&object)).collect();
             let list = json!({
@@ -205,22 +215,20 @@ fn render(call: &Call<'_>, objects: &Objects, page: &Page<'_>) -> Result<Done, F
     }
 }
 
-/// The list as JSON, written item by item: a list of all objects is not held twice.
-fn written(
-    place: &Place,
-    metadata: &Map<String, Value>,
-    items: impl Iterator<Item = Value>,
-) -> Result<Vec<u8>, Failure> {
+/// The list as JSON, written from what is stored.
+fn written(place: &Place, metadata: &Map<String, Value>, items: &[&Arc<Object>]) -> Result<Vec<u8>, Failure> {
     let kind = format!("{}List", place.kind.info().name);
     let head = json!({ "apiVersion": place.api_version, "kind": kind, "metadata": metadata }).to_string();
-    let mut bytes = head.into_bytes();
+    let mut bytes = Vec::with_capacity(head.len() + items.iter().map(|object| object.weight).sum::<usize>());
+    bytes.extend_from_slice(head.as_bytes());
     bytes.pop();
     bytes.extend_from_slice(b",\"items\":[");
-    for (index, item) in items.enumerate() {
+    for (index, object) in items.iter().enumerate() {
         if index > 0 {
             bytes.push(b',');
         }
-        serde_json::to_writer(&mut bytes, &item).map_err(|error| Failure::internal(error.to_string()))?;
+        serde_json::to_writer(&mut bytes, &object.shown_as(place.api_version))
+            .map_err(|error| Failure::internal(error.to_string()))?;
     }
     bytes.extend_from_slice(b"]}");
     Ok(bytes)
@@ -229,24 +237,26 @@ fn written(
 /// What takes the place of installed definitions: every kind that Kubernetes does not have itself.
 fn definitions(call: &Call<'_>) -> Result<Done, Failure> {
     let metadata = json!({ "resourceVersion": call.api.store.snapshot().revision().to_string() });
-    let named = |object: &&Value| {
-        let name = object["metadata"]["name"].as_str();
-        call.options.field_selector.name().is_none_or(|wanted| Some(wanted) == name)
-    };
-    let items: Vec<Value> = synthetic::definitions().iter().filter(named).cloned().collect();
+    let items = synthetic::chosen(call.options);
     let place = call.place;
     Ok(Done::shown(
         StatusCode::OK,
         match call.shape {
             Shape::Table => {
                 let metadata = metadata.as_object().cloned().unwrap_or_default();
-                table::of(place.kind, items.into_iter(), &metadata, call.options.include, clock::now())
+                table::of(place.kind, items.cloned(), &metadata, call.options.include, clock::now())
             }
-            Shape::Full | Shape::Partial => json!({
+            Shape::Partial => json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": metadata,
+                "items": items.map(table::partial).collect::<Vec<_>>(),
+            }),
+            Shape::Full => json!({
                 "kind": "CustomResourceDefinitionList",
                 "apiVersion": place.api_version,
                 "metadata": metadata,
-                "items": items,
+                "items": items.collect::<Vec<_>>(),
             }),
         },
     ))

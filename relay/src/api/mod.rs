@@ -5,6 +5,7 @@
 
 mod account_token;
 mod backup;
+pub mod decoders;
 mod discovery;
 mod exchange;
 pub mod json;

@@ -8,6 +8,7 @@ use super::{
     selector::{Fields, Labels},
     status::Failure,
 };
+use crate::schema::{Cause, Problem};
 
 /// The longest query in bytes.
 const QUERY_BYTES_MAX: usize = 32 << 10;
@@ -36,6 +37,8 @@ pub(super) struct Options {
     /// In seconds.
     pub(super) timeout: Option<u64>,
     pub(super) propagation: Option<Propagation>,
+    /// The older way to say `propagation`, which it becomes.
+    pub(super) orphans: Option<bool>,
     pub(super) grace_seconds: Option<i64>,
     pub(super) include: Include,
     /// Of `pods/NAME/log`: the parameters as they came.
@@ -109,6 +112,14 @@ impl Options {
             }
             options.set(&name, &value, kind)?;
         }
+        if let Some(orphans) = options.orphans {
+            if options.propagation.is_some() {
+                let message = "orphanDependents and deletionPropagation cannot be both set".to_owned();
+                let problem = Problem { path: "propagationPolicy".to_owned(), message, cause: Cause::Invalid };
+                return Err(Failure::invalid("meta.k8s.io", "DeleteOptions", "", &[problem]));
+            }
+            options.propagation = Some(if orphans { Propagation::Orphan } else { Propagation::Background });
+        }
         if options.send_initial_events.is_some() && !options.watch {
             return Err(Failure::bad_request("sendInitialEvents is for watches only"));
         }
@@ -158,9 +169,7 @@ impl Options {
                 let parsed = Propagation::parse(value);
                 self.propagation = Some(parsed.ok_or_else(|| wrong(name, "Background, Foreground or Orphan"))?);
             }
-            "orphanDependents" => {
-                self.propagation = Some(if flag(name, value)? { Propagation::Orphan } else { Propagation::Background });
-            }
+            "orphanDependents" => self.orphans = Some(flag(name, value)?),
             "gracePeriodSeconds" => self.grace_seconds = Some(number(name, value)?),
             "includeObject" => {
                 self.include = match value {
@@ -235,7 +244,7 @@ mod tests {
         assert!(options.watch && options.allow_bookmarks && options.dry_run && options.force);
         assert_eq!((options.resource_version, options.timeout, options.limit), (Some(7), Some(30), 5));
         assert_eq!(options.label_selector, Labels::parse("a=b,c").unwrap());
-        assert_eq!(options.field_selector.name(), Some("x"));
+        assert!(options.field_selector.matches_name("x") && !options.field_selector.matches_name("y"));
         assert_eq!(options.field_manager.as_deref(), Some("me"));
         assert_eq!(options.field_validation, FieldValidation::Warn);
         assert_eq!(options.propagation, Some(Propagation::Orphan));

@@ -15,6 +15,8 @@ use super::json;
 const MAGIC: &[u8] = b"k8s\0";
 /// How deep messages may be nested; Kubernetes' own kinds come to 16.
 const DEPTH_MAX: usize = 32;
+/// How deep the JSON in a message may be nested: with the messages around it, no deeper than a body in JSON may be.
+const JSON_DEPTH_MAX: usize = 64;
 
 const TABLE: &str = include_str!("protobuf/messages.txt");
 static MESSAGES: LazyLock<BTreeMap<&'static str, Vec<Field>>> = LazyLock::new(|| messages(TABLE));
@@ -136,7 +138,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Value, Fault> {
     let package = if kind == "DeleteOptions" { "meta" } else { group.split('.').next().unwrap_or_default() };
     let name = format!("{package}.{kind}");
     let Some((name, _)) = MESSAGES.get_key_value(name.as_str()) else {
-        return Err(Fault::Kind(format!("{kind:.64} of {api_version:.64}")));
+        return Err(Fault::Kind(format!("{} of {}", shown(&kind), shown(&api_version))));
     };
     let mut object = Map::new();
     object.insert("apiVersion".to_owned(), api_version.into());
@@ -206,7 +208,10 @@ fn value(form: &Form, at: (u32, &'static str), wire: Wire<'_>, depth: usize) -> 
             None => Ok("0".into()),
         },
         (Form::Json, Wire::Delimited(bytes)) => match wrapped(bytes, name)? {
-            Some(bytes) => json::parse(bytes).map_err(|_| Fault::Value(name)),
+            Some(bytes) => {
+                let value = json::parse(bytes).map_err(|_| Fault::Value(name))?;
+                if levels(&value) > JSON_DEPTH_MAX { Err(Fault::Deep) } else { Ok(value) }
+            }
             None => Ok(Value::Null),
         },
         (Form::IntOrString, Wire::Delimited(bytes)) => int_or_string(bytes, name),
@@ -232,6 +237,19 @@ fn entry(form: &Form, at: (u32, &'static str), wire: Wire<'_>, depth: usize) -> 
     }
     let item = item.map_or_else(|| value(form, at, Wire::Delimited(&[]), depth), Ok)?;
     Ok((key, item))
+}
+
+fn levels(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(levels).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(levels).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// A client's text, short and without control characters.
+fn shown(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
 fn text(bytes: &[u8], name: &'static str) -> Result<String, Fault> {

@@ -212,11 +212,11 @@ impl Fields {
         self.requirements.is_empty()
     }
 
-    /// The one name that can meet the selector, when it asks for one.
+    /// Whether something without namespace and other fields than its name is chosen.
     #[must_use]
-    pub(super) fn name(&self) -> Option<&str> {
-        let of_name = |(field, _, is_equal): &&(&str, String, bool)| *field == "metadata.name" && *is_equal;
-        self.requirements.iter().find(of_name).map(|(_, value, _)| value.as_str())
+    pub(super) fn matches_name(&self, name: &str) -> bool {
+        let of = |field: &str| if field == "metadata.name" { name } else { "" };
+        self.requirements.iter().all(|(field, value, is_equal)| (of(field) == value) == *is_equal)
     }
 
     #[must_use]
@@ -326,12 +326,13 @@ mod tests {
         ] {
             assert_eq!(Fields::parse(text, Kind::Backend).unwrap().matches(&object), want, "{text}");
         }
-        assert_eq!(Fields::parse("metadata.name=web", Kind::Backend).unwrap().name(), Some("web"));
         assert_eq!(
             Fields::parse("spec.nope=x", Kind::Backend).unwrap_err().to_string(),
             "field label not supported: spec.nope; Backend can be selected by metadata.name, metadata.namespace, spec.protocol"
         );
         assert!(Fields::parse("metadata.name", Kind::Backend).is_err());
+        let others = Fields::parse("metadata.name!=a,metadata.namespace=", Kind::Backend).unwrap();
+        assert!(others.matches_name("b") && !others.matches_name("a"));
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use crate::{
     patch::PatchError,
     schema::{Cause, Problem},
     store::{
-        StoreError, TransactError,
+        StoreError, TransactError, Unavailable,
         object::{Object, ObjectKey},
         state::WriteError,
     },
@@ -177,6 +177,17 @@ impl Failure {
         Self { details: Some(details), ..Self::bad_request(message) }
     }
 
+    /// Fields that are there twice.
+    pub(super) fn twice(place: &Place, paths: &[String]) -> Self {
+        let kind = place.kind.info().name;
+        let (_, version) = place.api_version.rsplit_once('/').unwrap_or(("", place.api_version));
+        let fields: Vec<String> = paths.iter().map(|path| duplicate_field(path)).collect();
+        Self::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
+            fields.join(", ")
+        ))
+    }
+
     /// A server-side apply that is refused.
     pub(super) fn apply(key: &ObjectKey, error: ApplyError) -> Self {
         let message = error.to_string();
@@ -278,6 +289,10 @@ impl From<StoreError> for Failure {
             TransactError::Refused(WriteError::Record { .. }) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
             }
+            // No waiting helps, so that nobody is told to try again.
+            TransactError::Unavailable(Unavailable::TooLarge(_)) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
+            }
             TransactError::Unavailable(_) | TransactError::Stopped => Self::unavailable(message),
         }
     }
@@ -319,6 +334,12 @@ fn place_of(key: &ObjectKey) -> String {
 #[must_use]
 pub(super) fn unknown_field(problem: &Problem) -> String {
     format!("unknown field \"{}\"", problem.path)
+}
+
+/// As Kubernetes' clients know it.
+#[must_use]
+pub(super) fn duplicate_field(path: &str) -> String {
+    format!("duplicate field \"{path}\"")
 }
 
 fn listed(problems: &[Problem]) -> String {

@@ -1,10 +1,12 @@
 //! Objects that nobody stores: the definitions of the kinds that are served.
 
-use std::sync::OnceLock;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use serde_json::{Value, json};
+use underpass_shared::resource::kind::KINDS;
 use uuid::Uuid;
 
+use super::{discovery::categories, options::Options};
 use crate::schema;
 
 /// When the definitions came to be: with the first version that had them.
@@ -22,8 +24,25 @@ pub(super) fn definitions() -> &'static [Value] {
             metadata["resourceVersion"] = json!("1");
             metadata["generation"] = json!(1);
             metadata["creationTimestamp"] = json!(CREATED);
+            let kind = definition["spec"]["names"]["kind"].as_str();
+            if let Some(categories) = KINDS.iter().find(|info| Some(info.name) == kind).and_then(|i| categories(i.kind))
+            {
+                definition["spec"]["names"]["categories"] = json!(categories);
+                definition["status"]["acceptedNames"]["categories"] = json!(categories);
+            }
+            for condition in definition["status"]["conditions"].as_array_mut().into_iter().flatten() {
+                condition["lastTransitionTime"] = json!(CREATED);
+            }
         }
         definitions
+    })
+}
+
+/// Those that the selectors choose; they have names and no labels.
+pub(super) fn chosen(options: &Options) -> impl Iterator<Item = &'static Value> {
+    let unlabelled = options.label_selector.matches(&BTreeMap::new());
+    definitions().iter().filter(move |definition| {
+        unlabelled && options.field_selector.matches_name(definition["metadata"]["name"].as_str().unwrap_or_default())
     })
 }
 

@@ -25,7 +25,7 @@ use super::{
     options::{Include, Options, VersionMatch},
     path::Place,
     status::Failure,
-    table,
+    synthetic, table,
 };
 use crate::{
     clock,
@@ -82,6 +82,11 @@ async fn open(call: &Call<'_>, name: Option<String>) -> Result<Done, Failure> {
     let mut pending = VecDeque::new();
     if initial {
         pending.extend(objects_of(&objects, &view).map(|object| Pending::Initial(object.clone())));
+        if call.place.kind == Kind::CustomResourceDefinition {
+            let is_meant = |name: &Value| view.name.as_ref().is_none_or(|meant| name == meant);
+            let chosen = synthetic::chosen(options).filter(|object| is_meant(&object["metadata"]["name"]));
+            pending.extend(chosen.map(Pending::Definition));
+        }
         if options.send_initial_events == Some(true) && options.allow_bookmarks {
             pending.push_back(Pending::InitialEnd);
         }
@@ -153,7 +158,10 @@ impl View {
     }
 
     fn shown(&self, object: &Object, revision: u64) -> Value {
-        let value = object.to_value_at(self.place.api_version, revision);
+        self.in_shape(object.to_value_at(self.place.api_version, revision))
+    }
+
+    fn in_shape(&self, value: Value) -> Value {
         match self.shape {
             Shape::Full => value,
             Shape::Partial => table::partial(&value),
@@ -187,6 +195,8 @@ fn objects_of<'a>(objects: &'a Objects, view: &'a View) -> impl Iterator<Item = 
 enum Pending {
     /// An object that was there when the watch began.
     Initial(Arc<Object>),
+    /// A definition, which is not in the store and never changes.
+    Definition(&'static Value),
     InitialEnd,
 }
 
@@ -241,6 +251,10 @@ impl Watcher {
             match pending {
                 Pending::Initial(object) => {
                     let value = self.view.shown(&object, object.body.revision);
+                    push(&mut chunk, &json!({ "type": "ADDED", "object": value }));
+                }
+                Pending::Definition(definition) => {
+                    let value = self.view.in_shape(definition.clone());
                     push(&mut chunk, &json!({ "type": "ADDED", "object": value }));
                 }
                 Pending::InitialEnd => push(&mut chunk, &self.bookmark_at(self.cursor, true)),

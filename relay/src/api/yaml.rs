@@ -61,7 +61,7 @@ pub fn parse(text: &[u8]) -> Result<Value, YamlError> {
             max_total_scalar_bytes: TEXT_BYTES_MAX,
         },
     };
-    let read = |reader: serde_saphyr::Deserializer<'_, '_>| Strict.deserialize(reader);
+    let read = |reader: serde_saphyr::Deserializer<'_, '_>| Strict(None).deserialize(reader);
     serde_saphyr::with_deserializer_from_str_with_options(text, options, read).map_err(|error| {
         let line = error.location().map_or(1, |location| usize::try_from(location.line()).unwrap_or(1));
         YamlError { line: line.max(1), problem: describe(&error) }

@@ -173,12 +173,11 @@ pub fn apply(
 pub fn update(schema: &Node, live: Option<&Value>, new: &mut Value, manager: Manager<'_>) {
     let shape = Shape::of(schema);
     let mut managed = owners(live, new, manager.subresource.is_some());
-    let bare = without_managed(new);
+    forget_managed(new);
     if live.is_none() || !managed.0.is_empty() {
         let old = live.map_or_else(|| Value::Object(Map::new()), without_managed);
-        managed.record(shape, (&old, &bare), manager);
+        managed.record(shape, (&old, &*new), manager);
     }
-    *new = bare;
     put_managed(new, &managed);
 }
 
@@ -233,10 +232,14 @@ fn check(shape: Shape<'_>, applied: &Value) -> Result<(), ApplyError> {
 
 fn without_managed(object: &Value) -> Value {
     let mut bare = object.clone();
-    if let Some(metadata) = bare.get_mut("metadata").and_then(Value::as_object_mut) {
+    forget_managed(&mut bare);
+    bare
+}
+
+fn forget_managed(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    bare
 }
 
 /// What is applied, without what only the server writes; `kubectl` sends `creationTimestamp: null`, for one.

@@ -5,17 +5,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, LazyLock, OnceLock},
+    sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock},
 };
 
 use kube_cel::{
     KubeCelExt as _,
     cel::{
-        self, Context, ExecutionError, Program,
+        self, Context, ExecutionError, FunctionContext, Program,
         extractors::This,
         objects::{Key, Map, OptionalValue},
     },
 };
+use regex::Regex;
 use serde_json::{Number, Value};
 
 use super::{
@@ -34,11 +35,39 @@ const VALUES_TOTAL_MAX: usize = 2_000_000;
 /// The longest message that an expression may make, in characters; Kubernetes allows 5 KiB.
 const MESSAGE_LENGTH_MAX: usize = 1024;
 
+/// How many patterns are kept compiled. Those of the definitions are far fewer; one that a value names beyond that is
+/// compiled each time.
+const PATTERNS_MAX: usize = 256;
+
+/// The patterns that rules have matched with, compiled.
+static PATTERNS: LazyLock<RwLock<HashMap<Arc<String>, Regex>>> = LazyLock::new(RwLock::default);
+
 static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
     let mut context = Context::default().with_all();
     context.add_function("size", size);
+    context.add_function("matches", matches);
     context
 });
+
+/// Whether the pattern has a match in the text. The library compiles it anew for each text, which costs more than the
+/// whole rest of a write.
+fn matches(
+    call: &FunctionContext<'_, '_>,
+    This(text): This<Arc<String>>,
+    pattern: Arc<String>,
+) -> Result<bool, ExecutionError> {
+    if let Some(known) = PATTERNS.read().unwrap_or_else(PoisonError::into_inner).get(&pattern) {
+        return Ok(known.is_match(&text));
+    }
+    let compiled =
+        Regex::new(&pattern).map_err(|error| call.error(format!("'{pattern}' not a valid regex:\n{error}")))?;
+    let is_match = compiled.is_match(&text);
+    let mut patterns = PATTERNS.write().unwrap_or_else(PoisonError::into_inner);
+    if patterns.len() < PATTERNS_MAX {
+        patterns.insert(pattern, compiled);
+    }
+    Ok(is_match)
+}
 
 /// The number of entries, bytes or, for texts, Unicode scalar values, of which the library would count the bytes.
 fn size(This(of): This<cel::Value>) -> Result<i64, ExecutionError> {

@@ -18,11 +18,15 @@ const CHOICES_SHOWN_MAX: usize = 32;
 
 /// Checks `value` against `node`; `old` is what stood at the same place before, where that is known.
 ///
+/// What is as it was is not looked at again, so that an object stored under other definitions can still be changed
+/// (KEP-4008). Of a changed object or list the bounds and rules count, and what in it has changed: of lists, items are
+/// known again by their keys alone.
+///
 /// Rules run where everything below them has the right structure, so a rule never meets a value of the wrong type or
 /// a list longer than its bound. Total over arbitrary JSON.
 pub(super) fn check(node: &Node, value: &Value, old: Option<&Value>, findings: &mut Findings) {
     let before = findings.structural();
-    if value.is_null() && node.nullable {
+    if old == Some(value) || (value.is_null() && node.nullable) {
         return;
     }
     shape(node, value, old, findings);

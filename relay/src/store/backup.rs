@@ -12,6 +12,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Read as _, Write},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -42,9 +43,16 @@ pub enum BackupError {
     Damaged(String),
     #[error("the backup has format {0}, and this program reads formats up to {FORMAT}: use the version that wrote it")]
     Format(u64),
+    #[error(
+        "the backup has the older format {0}: restore it into a directory, start a relay of this version there once, and \
+         restore a backup of that one"
+    )]
+    Older(u64),
+    #[error("etcd holds keys under {0} already: restore under another --etcd-prefix, or delete what is there first")]
+    PrefixInUse(String),
     #[error("{} is not empty: restore into a new directory, or one that holds nothing but {KEY_FILE}", .0.display())]
     NotEmpty(PathBuf),
-    #[error("the backup does not hold its key: put {KEY_FILE} of the relay that wrote it into {} first", .0.display())]
+    #[error("the backup does not hold its key: put {KEY_FILE} of the relay that wrote it to {} first", .0.display())]
     NoKey(PathBuf),
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -198,33 +206,29 @@ pub fn verify(from: &Path) -> Result<Summary, BackupError> {
 /// # Errors
 /// See [`BackupError`].
 pub fn restore(from: &Path, directory: &Path) -> Result<Summary, BackupError> {
+    let mut read = Reader::open(from)?;
+    let revision = read.restored_revision()?;
+    verify(from)?;
     let staging = directory.join(format!("{STORE_FILE}.restoring"));
-    fs::create_dir_all(directory)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         if name != KEY_FILE && Some(name.as_os_str()) != staging.file_name() {
             return Err(BackupError::NotEmpty(directory.to_owned()));
         }
     }
-    let mut read = Reader::open(from)?;
-    if read.header.format > FORMAT {
-        return Err(BackupError::Format(read.header.format));
-    }
     let key_file = directory.join(KEY_FILE);
-    match (&read.key, key_file.exists()) {
-        (_, true) => {}
-        (Some(key), false) => write_private(&key_file, format!("{key}\n").as_bytes())?,
-        (None, false) => return Err(BackupError::NoKey(directory.to_owned())),
-    }
-    if !Codec::new(Sealer::load(&key_file, false)?).proves(&read.header.proof) {
-        return Err(KeyError::Foreign(key_file).into());
-    }
+    read.settle_key(&key_file)?;
     match fs::remove_file(&staging) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    let header = Header { revision: read.header.revision + RESTORE_STEP, ..read.header.clone() };
-    raw::write(&staging, &header, || read.next())?;
+    let header = Header { revision, ..read.header.clone() };
+    if let Err(error) = raw::write(&staging, &header, || read.next()) {
+        // What is not whole is no store; that it may stay behind is told by the error.
+        let _ = fs::remove_file(&staging);
+        return Err(error);
+    }
     let path = directory.join(STORE_FILE);
     fs::rename(&staging, &path)?;
     if let Err(error) = Disk::open(directory, &key_file) {
@@ -274,19 +278,19 @@ impl<W: Write> Lines<W> {
 }
 
 /// Reads a backup line by line; at its end it is whole, or there is an error.
-struct Reader {
+pub(super) struct Reader {
     from: BufReader<File>,
     digest: Context,
-    header: Header,
+    pub header: Header,
     key: Option<String>,
     /// A line that was read too early.
     ahead: Option<Vec<u8>>,
-    entries: u64,
+    pub entries: u64,
     ended: bool,
 }
 
 impl Reader {
-    fn open(path: &Path) -> Result<Self, BackupError> {
+    pub(super) fn open(path: &Path) -> Result<Self, BackupError> {
         let mut from = BufReader::new(File::open(path)?);
         let mut digest = Context::new(&SHA256);
         let first = read_line(&mut from)?;
@@ -301,7 +305,31 @@ impl Reader {
         Ok(Self { from, digest, header, key, ahead, entries: 0, ended: false })
     }
 
-    fn next(&mut self) -> Result<Option<Entry>, BackupError> {
+    /// At which revision a store goes on that is made out of this.
+    pub(super) fn restored_revision(&self) -> Result<u64, BackupError> {
+        if self.header.format > FORMAT {
+            return Err(BackupError::Format(self.header.format));
+        }
+        self.header.revision.checked_add(RESTORE_STEP).ok_or_else(|| damaged("its revision is none that a store has"))
+    }
+
+    /// Sees to it that `key_file` holds the backup's key, which is written there if it is not and the backup has it.
+    pub(super) fn settle_key(&self, key_file: &Path) -> Result<(), BackupError> {
+        let sealer = match (&self.key, key_file.exists()) {
+            (_, true) => Sealer::load(key_file, false)?,
+            (Some(key), false) => Sealer::parse(key).ok_or_else(|| damaged("its key is none"))?,
+            (None, false) => return Err(BackupError::NoKey(key_file.to_owned())),
+        };
+        if !Codec::new(sealer).proves(&self.header.proof) {
+            return Err(KeyError::Foreign(key_file.to_owned()).into());
+        }
+        match &self.key {
+            Some(key) if !key_file.exists() => Ok(write_private(key_file, format!("{key}\n").as_bytes())?),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, BackupError> {
         if self.ended {
             return Ok(None);
         }

@@ -138,6 +138,9 @@ impl Disk {
         let mut disk = Self { path, codec, leased: Leased::default(), open, database: Some(database) };
         if fresh {
             disk.try_write(&Changes::default()).map_err(|error| match error {
+                DiskError::Database(redb::Error::Io(source)) => {
+                    OpenError::Directory { path: directory.to_owned(), source }
+                }
                 DiskError::Database(error) => OpenError::Database(error),
                 other => OpenError::Bootstrap(other.to_string()),
             })?;
@@ -281,7 +284,7 @@ impl Journal for Disk {
         }
     }
 
-    fn takes(&self, _: &Changes) -> bool {
+    fn takes(&self, _: &State) -> bool {
         true
     }
 

@@ -13,8 +13,9 @@ pub(super) trait Journal: Send {
     /// nothing can be written now, if so. Heals what can be healed.
     fn refresh(&mut self) -> (Vec<News>, Option<Unavailable>);
 
-    /// Whether `changes`, those of several transactions, may be written at once; those of one always are tried.
-    fn takes(&self, changes: &Changes) -> bool;
+    /// Whether what `state` has changed, in several transactions, may be written at once; what one changed always is
+    /// tried.
+    fn takes(&self, state: &State) -> bool;
 
     /// Makes `changes` durable, all or none. After [`Failure::Unavailable`], which of the two comes with the
     /// [`News`], unless it is none for certain.

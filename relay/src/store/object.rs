@@ -1,5 +1,7 @@
 //! A stored object, its key, and the immutable view of all of them. Pure.
 
+mod shown;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -14,6 +16,8 @@ use underpass_shared::{
     identity::ProjectName,
     resource::kind::{KINDS, Kind},
 };
+
+pub use self::shown::Shown;
 
 /// Where an object lives.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -217,51 +221,19 @@ impl Object {
     /// As [`Object::to_value_as`], with another `resourceVersion`: that of its deletion.
     #[must_use]
     pub fn to_value_at(&self, api_version: &str, revision: u64) -> Value {
-        let mut object = self.body.content.clone();
-        object.insert("apiVersion".to_owned(), json!(api_version));
-        object.insert("kind".to_owned(), json!(self.key.kind.info().name));
-        object.insert("metadata".to_owned(), Value::Object(self.metadata(revision)));
-        if let Some(status) = &self.body.status {
-            object.insert("status".to_owned(), status.clone());
-        }
-        Value::Object(object)
+        serde_json::to_value(self.shown_at(api_version, revision)).expect("what was JSON has a JSON form")
     }
 
-    /// `metadata` alone, with `revision` as its `resourceVersion`.
+    /// The object as `api_version`, one of its kind's, shows it: to be written out without making a [`Value`] of it.
     #[must_use]
-    pub fn metadata(&self, revision: u64) -> Map<String, Value> {
-        let Body { uid, generation, created, deletion, meta, .. } = &self.body;
-        let mut metadata = Map::new();
-        let mut put = |field: &str, value: Value| metadata.insert(field.to_owned(), value);
-        put("name", json!(self.key.name));
-        if let Some(namespace) = &self.key.namespace {
-            put("namespace", json!(namespace));
-        }
-        if let Some(prefix) = &meta.generate_name {
-            put("generateName", json!(prefix));
-        }
-        put("uid", json!(uid));
-        put("resourceVersion", json!(revision.to_string()));
-        put("generation", json!(generation));
-        put("creationTimestamp", json!(created));
-        if let Some(deletion) = deletion {
-            put("deletionTimestamp", json!(deletion.timestamp));
-            put("deletionGracePeriodSeconds", json!(deletion.grace_seconds));
-        }
-        for (field, map) in [("labels", &meta.labels), ("annotations", &meta.annotations)] {
-            if !map.is_empty() {
-                put(field, json!(map));
-            }
-        }
-        if !meta.finalizers.is_empty() {
-            put("finalizers", json!(meta.finalizers));
-        }
-        for (field, list) in [("ownerReferences", &meta.owner_references), ("managedFields", &meta.managed_fields)] {
-            if !list.is_empty() {
-                put(field, json!(list));
-            }
-        }
-        metadata
+    pub fn shown_as<'a>(&'a self, api_version: &'a str) -> Shown<'a> {
+        self.shown_at(api_version, self.body.revision)
+    }
+
+    /// As [`Object::shown_as`], with another `resourceVersion`.
+    #[must_use]
+    pub fn shown_at<'a>(&'a self, api_version: &'a str, revision: u64) -> Shown<'a> {
+        Shown { object: self, api_version, revision }
     }
 
     /// # Errors
@@ -343,6 +315,12 @@ impl Objects {
     pub fn of<'a>(&'a self, project: Option<&'a ProjectName>, kind: Kind) -> impl Iterator<Item = &'a Arc<Object>> {
         self.from(ObjectKey { kind, project: project.cloned(), namespace: None, name: String::new() })
             .take_while(move |object| object.key.kind == kind && object.key.project.as_ref() == project)
+    }
+
+    /// The objects of a kind in all projects.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
+        self.from(ObjectKey { kind, project: None, namespace: None, name: String::new() })
+            .take_while(move |object| object.key.kind == kind)
     }
 
     /// The objects of a kind in a namespace, ordered by name.

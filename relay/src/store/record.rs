@@ -42,6 +42,9 @@ pub struct LeaderRecord {
 pub struct RelayRecord {
     /// `host:port` of its tunnel port, as agents dial it.
     pub addresses: Vec<String>,
+    /// Drawn when its process began: two relays of one name are told apart by it.
+    #[serde(default)]
+    pub instance: String,
 }
 
 /// The value of [`RecordKey::Session`].

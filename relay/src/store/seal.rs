@@ -88,6 +88,11 @@ impl Sealer {
         Ok(fs::read_to_string(path).map_err(fail)?.trim().to_owned())
     }
 
+    /// The key that a key file with this text holds.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        parse(text.trim()).map(|key| Self::new(&key))
+    }
+
     pub(super) fn new(key: &[u8; KEY_BYTES]) -> Self {
         Self(RandomizedNonceKey::new(&AES_256_GCM, key).expect("32 bytes are an AES-256 key"))
     }

@@ -22,8 +22,8 @@ use crate::clock;
 
 /// How many transactions may wait; more callers wait for a place.
 pub(super) const QUEUE_MAX: usize = 256;
-/// How many transactions share one commit at most.
-const BATCH_MAX: usize = 64;
+/// How many transactions share one commit at most: all that may wait.
+const BATCH_MAX: usize = QUEUE_MAX;
 
 /// How often a batch is run again because other relays were faster; each of these times another one got through.
 const RACES_MAX: usize = 100;
@@ -167,7 +167,7 @@ impl Writer {
             } else if let Some(error) = broken {
                 self.state.roll_back(mark);
                 job.answer(Err(error.clone()));
-            } else if batch.is_empty() || self.journal.takes(&self.state.changes()) {
+            } else if batch.is_empty() || self.journal.takes(&self.state) {
                 batch.push(job);
             } else {
                 self.state.roll_back(mark);

@@ -2,7 +2,7 @@
 //!
 //! `? WRITER NAME VALUE` before, `= WRITER NAME REVISION` after; value 0 deletes. See `tests/store/crash.rs`.
 
-use std::{env, io::Write as _, path::PathBuf};
+use std::{env, io::Write as _, path::PathBuf, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
@@ -19,6 +19,9 @@ const WRITERS: u64 = 4;
 const NAMES: u64 = 6;
 /// The most bytes of one object beside its value; the sizes vary, so that pages split and merge.
 const PADDING_MAX: usize = 20_000;
+
+/// How often etcd is made to forget: often, so that it happens while others are cut off.
+const COMPACTION: Duration = Duration::from_millis(200);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -42,6 +45,7 @@ fn open(place: &[String]) -> anyhow::Result<Store> {
             prefix: "/underpass/test".to_owned(),
             tls: None,
             key_file: PathBuf::from(directory).join("store.key"),
+            compaction: Some(COMPACTION),
         })?,
         _ => anyhow::bail!("usage: store-writer SEED DIR [ETCD]"),
     })

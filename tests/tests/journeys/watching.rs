@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use underpass_relay::store::log::EVENTS_BYTES_MAX;
 use underpass_tests::{
     api::{Api, Watch},
     relay::Relay,
@@ -172,6 +173,30 @@ async fn a_version_from_before_the_log_is_gone_and_one_from_the_future_is_refuse
         let (code, body) = api.call(Method::GET, &format!("{MAPS}?{nonsense}"), None).await.unwrap();
         assert_eq!((code, &body["kind"]), (StatusCode::BAD_REQUEST, &json!("Status")), "{nonsense}: {body}");
     }
+}
+
+#[tokio::test]
+async fn a_version_that_was_compacted_away_is_gone_and_a_later_one_is_not() {
+    let relay = Relay::start().await;
+    let api = relay.api();
+    let before = version(&create(&api, "big", "x").await);
+    let write = async |n: u32| {
+        let mut object = map("big", "x");
+        object["data"] = json!({ "n": format!("{n}{}", "x".repeat(900_000)) });
+        let (status, body) = api.call(Method::PUT, &format!("{MAPS}/big"), Some(&object)).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{body}");
+        version(&body)
+    };
+    let mut newest = 0;
+    let writes = u32::try_from(EVENTS_BYTES_MAX / 900_000).unwrap();
+    for n in 0..writes {
+        newest = write(n).await;
+    }
+    let events = api.watch(&format!("{MAPS}?watch=1&resourceVersion={before}")).await.rest().await;
+    assert_eq!((&events[0]["type"], &events[0]["object"]["reason"]), (&json!("ERROR"), &json!("Expired")));
+    let mut watch = api.watch(&format!("{MAPS}?watch=1&resourceVersion={newest}")).await;
+    write(writes).await;
+    tells(&mut watch, &[("MODIFIED", "big")]).await;
 }
 
 #[tokio::test]

@@ -71,6 +71,7 @@ pub(crate) fn settings(etcd: &Etcd, folder: &Path) -> Settings {
         prefix: "/underpass/test".to_owned(),
         tls: None,
         key_file: folder.join("store.key"),
+        compaction: None,
     }
 }
 

@@ -1,12 +1,13 @@
 //! What only a store in etcd does: several relays, outages, leases, keys, TLS, limits.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use serde_json::json;
 use underpass_relay::store::{
     Store, TransactError, Unavailable,
+    backup::{BackupError, RESTORE_STEP},
     disk::OpenError,
-    etcd::Settings,
+    etcd::{self, Settings},
     lifecycle,
     log::Compacted,
     object::{Draft, ObjectKey},
@@ -58,6 +59,10 @@ async fn heals(store: &Store, name: &str) {
         Err(error) => Err(error.to_string()),
     })
     .await;
+}
+
+fn relay_at(addresses: &[String]) -> RelayRecord {
+    RelayRecord { addresses: addresses.to_vec(), instance: String::new() }
 }
 
 fn lead(relay: &str) -> impl Fn(&mut State, &mut Fresh) -> Result<(), WriteError> {
@@ -141,9 +146,7 @@ async fn what_is_leased_ends_with_its_relay_and_only_then() {
     let Pair { etcd, gate, folder, one, two } = Pair::open().await;
     let relay = RecordKey::Relay("two".parse().unwrap());
     let addresses = vec!["192.0.2.1:7443".to_owned()];
-    two.transact(move |state, _| state.put_record(relay.clone(), &RelayRecord { addresses: addresses.clone() }))
-        .await
-        .unwrap();
+    two.transact(move |state, _| state.put_record(relay.clone(), &relay_at(&addresses))).await.unwrap();
     two.transact(lead("two")).await.unwrap();
     leader(&one, Some("two")).await;
 
@@ -301,4 +304,89 @@ async fn more_writers_than_fit_into_one_transaction_all_get_their_write_and_ever
     assert_eq!(seen, revisions);
     assert_eq!(events, pair.one.events_after(listed, 10_000).unwrap(), "both tell the same story");
     pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_is_made_to_forget_what_was_overwritten_long_ago() {
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let every = Some(Duration::from_millis(50));
+    let store = open(Settings { compaction: every, ..settings(&etcd, folder.path()) }).await;
+    store.create(draft("a", 1)).await.unwrap();
+    let revision = etcd.revision().await;
+    // Something has to be newer, or there is nothing to forget.
+    store.replace(draft("a", 2), None).await.unwrap();
+    eventually("the past is gone", async || etcd.has_forgotten(revision - 1).await).await;
+    store.replace(draft("a", 3), None).await.unwrap();
+    assert_eq!(value(store.fresh().await.unwrap().get(&key("a")).unwrap()), 3);
+    close(vec![store]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_etcd_refuses_writes_by_name_and_reading_goes_on() {
+    let etcd = Etcd::start_with(&["--quota-backend-bytes=16777216"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(settings(&etcd, folder.path())).await;
+    store.create(draft("a", 1)).await.unwrap();
+    let mut made = 0;
+    let refusal = loop {
+        let padding = json!({ "data": { "value": 1, "padding": "x".repeat(400_000) } });
+        match store.create(Draft::of_value(key(&format!("large-{made}")), padding)).await {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+        assert!(made < 100, "the quota is smaller");
+    };
+    assert!(matches!(refusal, TransactError::Unavailable(Unavailable::Away(_))), "{refusal}");
+    assert!(refusal.to_string().contains("database space exceeded"), "{refusal}");
+    assert_eq!(value(&store.get(&key("a")).unwrap()), 1);
+    assert_eq!(store.fresh().await.map_or(made, |objects| objects.get(&key("a")).map_or(0, |_| made)), made);
+    close(vec![store]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_restored_into_an_empty_prefix_and_half_of_one_is_opened_by_nobody() {
+    let etcd = Etcd::start().await;
+    let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = old.path().to_owned();
+    let source = blocking(move || Store::open(&path).unwrap()).await;
+    for at in 0..300 {
+        source.create(draft(&format!("o{at}"), at)).await.unwrap();
+    }
+    let secret = ObjectKey { kind: Kind::Secret, ..key("s") };
+    source.create(Draft::of_value(secret.clone(), json!({ "data": { "word": "aHVudGVyMg==" } }))).await.unwrap();
+    source.transact(|state, _| state.put_record(RecordKey::Token("t".to_owned()), &"kept")).await.unwrap();
+    source.transact(lead("gone")).await.unwrap();
+    let file = old.path().join("backup");
+    let summary = source.backup().await.unwrap().write(fs::File::create(&file).unwrap()).unwrap();
+    let target = settings(&etcd, new.path());
+    let restore = async |target: &Settings| {
+        let (from, target) = (file.clone(), target.clone());
+        blocking(move || etcd::restore(&from, &target)).await
+    };
+
+    assert!(matches!(restore(&target).await, Err(BackupError::NoKey(_))));
+    assert_eq!(etcd.dump().await, b"", "what cannot be restored is not begun");
+    // One that came to no end: whoever opens a relay there is told.
+    for half in ["restoring", "objects/configmaps/default/default/o1000"] {
+        etcd.touch(&format!("{}/{half}", target.prefix)).await;
+    }
+    let unfinished = target.clone();
+    let error = blocking(move || Store::open_etcd(&unfinished).unwrap_err()).await.to_string();
+    assert!(error.contains("a backup is being restored there"), "{error}");
+    assert!(!target.key_file.exists(), "and no key was made");
+    fs::copy(old.path().join("store.key"), &target.key_file).unwrap();
+    let restored = restore(&target).await.unwrap();
+    assert_eq!((restored.entries, restored.revision), (summary.entries, summary.revision + RESTORE_STEP));
+    assert!(matches!(restore(&target).await, Err(BackupError::PrefixInUse(_))));
+
+    let store = open(target).await;
+    assert_eq!(value(&store.get(&key("o299")).unwrap()), 299);
+    assert_eq!(store.snapshot().len(), source.snapshot().len());
+    assert_eq!(store.get(&secret).unwrap().body.content["data"]["word"], "aHVudGVyMg==");
+    let record: Option<String> = store.inspect(|state| state.record(&RecordKey::Token("t".to_owned()))).await.unwrap();
+    assert_eq!(record.as_deref(), Some("kept"));
+    assert_eq!(store.leased().borrow().leader(), None, "what was leased has ended");
+    assert!(store.create(draft("more", 1)).await.unwrap().body.revision > restored.revision);
+    close(vec![store, source]).await;
 }

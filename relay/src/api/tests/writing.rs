@@ -25,6 +25,14 @@ impl Served {
         self.send(Method::PATCH, path, media, body.to_string()).await
     }
 
+    /// An answer that comes piece by piece.
+    async fn follow(&self, path: &str) -> Response<Incoming> {
+        let stream = TokioIo::new(self.connect(Some(self.admin()), "http/1.1").await);
+        let (mut sender, connection) = http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request(Method::GET, path, None)).await.unwrap()
+    }
+
     async fn delete_with(&self, path: &str, options: Value) -> Answer {
         self.admin_asks(Method::DELETE, path, Some(options)).await
     }
@@ -170,7 +178,9 @@ async fn a_rehearsal_shows_what_would_be_and_changes_nothing() {
     let elsewhere = "/api/v1/namespaces/elsewhere/configmaps?dryRun=All";
     assert_eq!(code(&api.post(elsewhere, config_map("c", &json!({}))).await), 201);
     assert_eq!(code(&api.post(&dry(BACKENDS), backend("b", "192.0.2.1")).await), 409);
-    let put = api.put(&dry(&path), backend("b", "192.0.2.9")).await;
+    let mut moved = api.get(&path).await.body;
+    moved["spec"]["endpoints"][0]["ip"] = json!("192.0.2.9");
+    let put = api.put(&dry(&path), moved).await;
     assert_eq!((code(&put), &put.body["spec"]["endpoints"][0]["ip"]), (200, &json!("192.0.2.9")));
     assert_eq!(put.body["metadata"]["generation"], 2);
     let patched = api.patch(&dry(&path), MERGE, &json!({"metadata": {"labels": {"a": "b"}}})).await;
@@ -277,6 +287,25 @@ async fn a_collection_is_deleted_as_far_as_selectors_and_limit_say() {
 }
 
 #[tokio::test]
+async fn each_page_says_how_many_follow_unless_there_is_a_selector() {
+    let api = served().await;
+    for n in 0..7 {
+        api.post(CONFIG_MAPS, config_map(&format!("c{n}"), &json!({}))).await;
+    }
+    for (selector, expected) in
+        [("", [json!(4), json!(1), Value::Null]), ("&labelSelector=!x", [(); 3].map(|()| Value::Null))]
+    {
+        let (mut remaining, mut next) = (Vec::new(), String::new());
+        for _ in 0..3 {
+            let page = api.get(&format!("{CONFIG_MAPS}?limit=3{selector}{next}")).await.body;
+            remaining.push(page["metadata"]["remainingItemCount"].clone());
+            next = format!("&continue={}", page["metadata"]["continue"].as_str().unwrap_or_default());
+        }
+        assert_eq!((remaining.as_slice(), next.as_str()), (&expected[..], "&continue="), "{selector}");
+    }
+}
+
+#[tokio::test]
 async fn a_race_is_run_again_unless_a_version_was_named() {
     let api = served().await;
     let created = api.post(CONFIG_MAPS, config_map("c", &json!({}))).await.body;
@@ -328,6 +357,114 @@ async fn unknown_fields_are_warned_of_when_asked_so() {
 }
 
 #[tokio::test]
+async fn an_update_names_its_revision_but_of_kubernetes_own_kinds() {
+    let api = served().await;
+    api.post(BACKENDS, backend("b", "192.0.2.1")).await;
+    let path = format!("{BACKENDS}/b");
+    for (path, version) in
+        [(path.clone(), Value::Null), (path.clone(), json!("0")), (format!("{path}/status"), json!(""))]
+    {
+        let mut body = backend("b", "192.0.2.2");
+        body["metadata"]["resourceVersion"] = version;
+        let refused = api.put(&path, body).await;
+        assert_eq!(refusal(&refused), (422, "Invalid"));
+        let text = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
+        assert!(refused.message().ends_with(text), "{}", refused.message());
+    }
+    let lease = json!({"metadata": {"name": "l"}, "spec": {}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    api.post(leases, lease.clone()).await;
+    assert_eq!(refusal(&api.put(&format!("{leases}/l"), lease).await), (422, "Invalid"));
+    api.post(CONFIG_MAPS, config_map("c", &json!({}))).await;
+    assert_eq!(code(&api.put(&format!("{CONFIG_MAPS}/c"), config_map("c", &json!({"a": "1"}))).await), 200);
+}
+
+#[tokio::test]
+async fn a_body_is_of_the_version_of_its_path() {
+    let api = served().await;
+    let old = BACKENDS.replace("v1alpha2", "v1alpha");
+    let text = "the API version in the data (core.apoxy.dev/v1alpha2) does not match the expected API version \
+                (core.apoxy.dev/v1alpha)";
+    let refused = api.post(&old, backend("b", "192.0.2.1")).await;
+    assert_eq!((refusal(&refused), refused.message()), ((400, "BadRequest"), text));
+    let applied = format!("{old}/b?fieldManager=m");
+    let refused = api.send(Method::PATCH, &applied, APPLY, backend("b", "192.0.2.1").to_string()).await;
+    let text = "Incorrect version specified in apply patch. Specified patch version: core.apoxy.dev/v1alpha2, expected: \
+                core.apoxy.dev/v1alpha";
+    assert_eq!((refusal(&refused), refused.message()), ((400, "BadRequest"), text));
+}
+
+#[tokio::test]
+async fn of_fields_that_are_there_twice_the_last_stands_if_the_client_lets_it() {
+    let api = served().await;
+    let body = |name: &str| {
+        let metadata = format!(r#"{{"name":"{name}","labels":{{"x":"1","x":"2"}}}}"#);
+        format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{metadata},"data":{{"a":"1","a":"2"}}}}"#)
+    };
+    let text = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: duplicate field \
+                \"metadata.labels.x\", duplicate field \"data.a\"";
+    for query in ["", "?fieldValidation=Strict"] {
+        let refused = api.send(Method::POST, &format!("{CONFIG_MAPS}{query}"), JSON, body("c")).await;
+        assert_eq!((refusal(&refused), refused.message()), ((400, "BadRequest"), text));
+    }
+    let ignored = api.send(Method::POST, &format!("{CONFIG_MAPS}?fieldValidation=Ignore"), JSON, body("c")).await;
+    assert_eq!((code(&ignored), ignored.headers.get(header::WARNING)), (201, None));
+    assert_eq!(ignored.body["data"], json!({"a": "2"}));
+    let path = format!("{CONFIG_MAPS}/c?fieldValidation=Warn&fieldManager=m&force=true");
+    for (media, body) in [(MERGE, r#"{"data":{"a":"3","a":"4"}}"#.to_owned()), (APPLY, body("c"))] {
+        let path = if media == MERGE { path.replace("&force=true", "") } else { path.clone() };
+        let warned = api.send(Method::PATCH, &path, media, body).await;
+        assert_eq!(code(&warned), 200, "{}", warned.body);
+        let said: Vec<_> =
+            warned.headers.get_all(header::WARNING).iter().map(|value| value.to_str().unwrap()).collect();
+        assert!(said.contains(&"299 - \"duplicate field 'data.a'\""), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn definitions_are_chosen_and_shown_as_other_objects_are() {
+    let api = served().await;
+    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let gateways = "gateways.gateway.networking.k8s.io";
+    let one = api.get(&format!("{crds}?fieldSelector=metadata.name%3D{gateways}")).await;
+    assert_eq!(one.body["items"].as_array().map(Vec::len), Some(1));
+    let definition = &one.body["items"][0];
+    assert_eq!(definition["spec"]["names"]["categories"], json!(["gateway-api"]));
+    assert_eq!(definition["status"]["acceptedNames"], definition["spec"]["names"]);
+    for condition in definition["status"]["conditions"].as_array().unwrap() {
+        assert!(condition["lastTransitionTime"].is_string(), "{condition}");
+    }
+    assert_eq!(api.get(&format!("{crds}?labelSelector=a%3Db")).await.body["items"], json!([]));
+    let all = api.get(crds).await.body["items"].as_array().unwrap().len();
+    let others = api.get(&format!("{crds}?fieldSelector=metadata.name%21%3D{gateways}")).await;
+    assert_eq!(others.body["items"].as_array().unwrap().len(), all - 1);
+    let mut metadata = request(Method::GET, crds, None);
+    let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    metadata.headers_mut().insert(header::ACCEPT, partial.parse().unwrap());
+    let metadata = api.ask(Some(api.admin()), metadata).await.body;
+    assert_eq!((&metadata["kind"], metadata["items"][0].get("spec")), (&json!("PartialObjectMetadataList"), None));
+    let watch = format!("{crds}?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3D{gateways}");
+    let watched = api.get(&watch).await;
+    assert_eq!(
+        (&watched.body["type"], &watched.body["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &json!(gateways))
+    );
+}
+
+#[tokio::test]
+async fn what_nobody_runs_has_no_scale() {
+    let api = served().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+    assert_eq!(code(&api.post(deployments, json!({"metadata": {"name": "d"}, "spec": spec})).await), 201);
+    let scale = format!("{deployments}/d/scale");
+    for answer in [api.get(&scale).await, api.patch(&scale, MERGE, &json!({"spec": {"replicas": 2}})).await] {
+        assert_eq!((refusal(&answer), &answer.body["kind"]), ((404, "NotFound"), &json!("Status")));
+    }
+}
+
+#[tokio::test]
 async fn definitions_are_read_only() {
     let api = served().await;
     let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -364,7 +501,19 @@ async fn a_pods_log_is_what_was_written_of_it() {
     assert_eq!(refusal(&api.get(&log("container=z")).await), (400, "BadRequest"));
     assert_eq!(code(&api.get(&format!("{PODS}/none/log")).await), 404);
 
+    let followed = api.follow(&log("container=a&follow=true&tailLines=1&timestamps=true")).await;
+    let mut text = followed.into_body();
+    let mut more = async || text.frame().await.map(|frame| frame.unwrap().into_data().unwrap());
+    assert!(more().await.unwrap().ends_with(b"Z two\n"));
+    for (written, want) in [("th", "Z th"), ("ree\n", "ree\n"), ("four\n", "Z four\n")] {
+        api.send(Method::POST, &log("container=a"), "text/plain", written).await;
+        let piece = more().await.unwrap();
+        assert!(piece.ends_with(want.as_bytes()), "{piece:?}");
+    }
+    let limited = api.get(&log("container=a&follow=true&limitBytes=5")).await;
+    assert_eq!(limited.body, "one\nt", "it ends with the last byte that it may show");
     assert_eq!(code(&api.delete(&format!("{PODS}/p")).await), 200);
+    assert_eq!(more().await, None, "with its pod");
     api.post(PODS, pod).await;
     assert_eq!(api.get(&log("container=a")).await.body, "", "another pod of the same name begins anew");
 }

@@ -6,7 +6,10 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 use underpass_shared::resource::kind::Kind;
 
-use super::{pipeline::not_a_version, require_stored};
+use super::{
+    pipeline::{not_a_version, shown},
+    require_stored,
+};
 use crate::{
     api::{
         exchange::{Call, Done},
@@ -45,17 +48,17 @@ impl Wanted {
     /// The body goes before the query, as in Kubernetes.
     fn of(options: &Options, body: Option<Value>) -> Result<Self, Failure> {
         let mut wanted = Self { propagation: options.propagation, dry_run: options.dry_run, ..Self::default() };
+        if options.grace_seconds.is_some_and(|seconds| seconds < 0) {
+            let message = "must be a whole number that is not negative".to_owned();
+            let problem = Problem { path: "gracePeriodSeconds".to_owned(), message, cause: Cause::Invalid };
+            return Err(Failure::invalid("meta.k8s.io", "DeleteOptions", "", &[problem]));
+        }
         let Some(body) = body else { return Ok(wanted) };
         let fields = body.as_object().ok_or_else(|| Failure::bad_request("DeleteOptions must be an object"))?;
         if let Some((field, _)) =
             fields.iter().find(|(name, value)| !FIELDS.contains(&name.as_str()) && !value.is_null())
         {
-            let field = super::pipeline::shown(field);
-            let message = format!(
-                "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: strict decoding error: \
-                 unknown field \"{field}\""
-            );
-            return Err(Failure::bad_request(message));
+            return Err(unknown_option(&shown(field)));
         }
         let mut problems = Vec::new();
         wanted.read(fields, &mut problems)?;
@@ -103,19 +106,37 @@ impl Wanted {
         }
         match said("preconditions") {
             None => {}
-            Some(Value::Object(preconditions)) => self.demand(preconditions)?,
+            Some(Value::Object(preconditions)) => return self.demand(preconditions, problems),
             Some(_) => report("preconditions", Cause::TypeInvalid, "must be an object"),
         }
         Ok(())
     }
 
-    fn demand(&mut self, preconditions: &Map<String, Value>) -> Result<(), Failure> {
-        let text = |field: &str| preconditions.get(field).and_then(Value::as_str);
-        self.uid = text("uid").map(str::to_owned);
-        self.revision =
-            text("resourceVersion").map(|version| version.parse().map_err(|_| not_a_version(version))).transpose()?;
+    /// A precondition that is passed over would delete what was not meant.
+    fn demand(&mut self, preconditions: &Map<String, Value>, problems: &mut Vec<Problem>) -> Result<(), Failure> {
+        for (field, value) in preconditions.iter().filter(|(_, value)| !value.is_null()) {
+            match (field.as_str(), value) {
+                ("uid", Value::String(uid)) => self.uid = Some(uid.clone()),
+                ("resourceVersion", Value::String(version)) => {
+                    self.revision = Some(version.parse().map_err(|_| not_a_version(version))?);
+                }
+                ("uid" | "resourceVersion", _) => problems.push(Problem {
+                    path: format!("preconditions.{field}"),
+                    message: "must be a string".to_owned(),
+                    cause: Cause::TypeInvalid,
+                }),
+                (other, _) => return Err(unknown_option(&format!("preconditions.{}", shown(other)))),
+            }
+        }
         Ok(())
     }
+}
+
+fn unknown_option(field: &str) -> Failure {
+    Failure::bad_request(format!(
+        "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: strict decoding error: unknown field \
+         \"{field}\""
+    ))
 }
 
 /// `DELETE` of an object; `body` is a `DeleteOptions`, or nothing.
@@ -306,10 +327,19 @@ mod tests {
             (json!({"dryRun": ["Some"]}), "dryRun"),
             (json!({"preconditions": 1}), "preconditions"),
             (json!({"preconditions": {"resourceVersion": "x"}}), "is not one that this server gave"),
+            (json!({"preconditions": {"uid": 5}}), "preconditions.uid: must be a string"),
+            (json!({"preconditions": {"name": "a"}}), "unknown field \"preconditions.name\""),
         ] {
             let message = read(body.clone()).unwrap_err();
             assert!(message.contains(want), "{body}: {message}");
         }
+        let query = |text: &str| {
+            let options = Options::parse(text, None).map_err(|failure| failure.message)?;
+            Wanted::of(&options, None).map_err(|failure| failure.message)
+        };
+        assert!(query("gracePeriodSeconds=-1").unwrap_err().contains("gracePeriodSeconds"));
+        assert!(query("propagationPolicy=Orphan&orphanDependents=true").unwrap_err().contains("cannot be both set"));
+        assert_eq!(query("gracePeriodSeconds=0"), Ok(Wanted::default()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `pods/NAME/log`: what was written of a pod, and what of it is read. Kept in memory, within bounds.
 
+mod follow;
 mod lines;
 
 use std::{
@@ -8,8 +9,12 @@ use std::{
 };
 
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
-use self::lines::{Lines, Window};
+use self::{
+    follow::follow,
+    lines::{Lines, Window},
+};
 use crate::{
     api::{
         exchange::{Call, Done},
@@ -30,6 +35,8 @@ const LOG_BYTES: usize = 256;
 #[derive(Debug, Default)]
 pub(in crate::api) struct Logs {
     kept: Mutex<BTreeMap<(String, String), Lines>>,
+    /// How often anything was written.
+    written: watch::Sender<u64>,
 }
 
 impl Logs {
@@ -50,11 +57,24 @@ impl Logs {
             let Some(oldest) = oldest else { break };
             kept.remove(&oldest);
         }
+        drop(kept);
+        self.written.send_modify(|times| *times += 1);
     }
 
     fn read(&self, uid: &str, container: &str, window: &Window) -> String {
         let key = (uid.to_owned(), container.to_owned());
         self.kept().get(&key).map(|lines| lines.read(window)).unwrap_or_default()
+    }
+
+    /// What `window` shows, or what was written after `place`; and the place to go on from.
+    fn read_from(&self, uid: &str, container: &str, window: &Window, place: Option<u64>) -> (String, u64) {
+        let key = (uid.to_owned(), container.to_owned());
+        let kept = self.kept();
+        let Some(lines) = kept.get(&key) else { return (String::new(), 0) };
+        // What gave way altogether began anew since.
+        let place = place.map(|place| if place > lines.end() { 0 } else { place });
+        let text = place.map_or_else(|| lines.read(window), |place| lines.read_after(place, window));
+        (text, lines.end())
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<(String, String), Lines>> {
@@ -63,7 +83,7 @@ impl Logs {
     }
 }
 
-/// `GET pods/NAME/log`. A log that is followed ends with what there is.
+/// `GET pods/NAME/log`.
 pub(in crate::api) fn read_log(call: &Call<'_>, name: &str) -> Result<Done, Failure> {
     let key = call.place.key(name);
     let pod = call.api.store.get(&key).ok_or_else(|| Failure::not_found(&key))?;
@@ -76,8 +96,10 @@ pub(in crate::api) fn read_log(call: &Call<'_>, name: &str) -> Result<Done, Fail
         let message = format!("previous terminated container \"{container}\" in pod \"{name}\" not found");
         return Err(Failure::nothing(message));
     }
-    lines::flag("follow", asked("follow"))?;
     let window = Window::parse(asked, clock::now())?;
+    if lines::flag("follow", asked("follow"))? {
+        return follow(call, pod, container, window);
+    }
     Ok(Done::text(call.api.logs.read(&pod.body.uid, &container, &window)))
 }
 

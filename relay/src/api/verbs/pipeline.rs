@@ -16,7 +16,7 @@ use crate::{
         status::{Failure, unknown_field},
     },
     apply,
-    schema::{self, Problem},
+    schema::{self, Cause, Problem},
     store::object::{Draft, Object, ObjectKey},
     translate::unserved,
 };
@@ -49,18 +49,17 @@ struct Written {
 /// # Errors
 /// 400 when it is another's or has unknown fields, 422 when it is invalid.
 pub(super) fn create(place: &Place, writer: &Writer<'_>, body: Value) -> Result<Ready, Failure> {
-    let written = read(place, None, writer, body)?;
+    let mut written = read(place, None, writer, body)?;
     if text(&written.object, "resourceVersion").is_some() {
         return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    let mut object = written.object.clone();
     for field in SERVERS {
-        metadata(&mut object).remove(*field);
+        metadata(&mut written.object).remove(*field);
     }
     if place.kind.info().has_status {
-        remove(&mut object, "status");
+        remove(&mut written.object, "status");
     }
-    finish(place, None, writer, Written { object, ..written })
+    finish(place, None, writer, written)
 }
 
 /// An object in place of `current`, or its status alone.
@@ -68,9 +67,12 @@ pub(super) fn create(place: &Place, writer: &Writer<'_>, body: Value) -> Result<
 /// # Errors
 /// As [`create`]; 409 when the body is of another revision or of another object.
 pub(super) fn update(place: &Place, writer: &Writer<'_>, body: Value, current: &Object) -> Result<Ready, Failure> {
-    let written = read(place, Some(&current.key.name), writer, body)?;
-    let object = over(place, &written.object, current)?;
-    finish(place, Some(current), writer, Written { object, ..written })
+    let mut written = read(place, Some(&current.key.name), writer, body)?;
+    same_object(&written.object, current)?;
+    require_revision(&written.object, current)?;
+    let live = current.to_value_as(place.api_version);
+    written.object = over(place, written.object, &live);
+    finish(place, Some(&live), writer, written)
 }
 
 /// What server-side apply makes of `current` (`None`: nothing is there) and a client's configuration.
@@ -84,6 +86,7 @@ pub(super) fn applied(
     body: Value,
     current: Option<&Object>,
 ) -> Result<Ready, Failure> {
+    same_version(place, &body)?;
     let mut written = read(place, Some(name), writer, body)?;
     let key = place.key(name);
     let live = current.map(|current| current.to_value_as(place.api_version));
@@ -105,8 +108,8 @@ pub(super) fn applied(
         return Err(Failure::unknown_fields(place, name, &written.unknown, &problems));
     }
     let mut merged = merged.map_err(|error| Failure::apply(&key, error))?;
-    if let Some(current) = current {
-        keep_servers(&mut merged, current);
+    if let Some(live) = &live {
+        keep_servers(&mut merged, live);
     }
     let problems = check(place, &mut merged, live.as_ref());
     if !problems.is_empty() {
@@ -134,10 +137,9 @@ fn read(place: &Place, name: Option<&str>, writer: &Writer<'_>, body: Value) -> 
 }
 
 /// What every write but apply has in common at its end.
-fn finish(place: &Place, current: Option<&Object>, writer: &Writer<'_>, written: Written) -> Result<Ready, Failure> {
+fn finish(place: &Place, live: Option<&Value>, writer: &Writer<'_>, written: Written) -> Result<Ready, Failure> {
     let Written { mut object, warnings, unknown } = written;
-    let live = current.map(|current| current.to_value_as(place.api_version));
-    let problems = check(place, &mut object, live.as_ref());
+    let problems = check(place, &mut object, live);
     let name = text(&object, "name").unwrap_or_default().to_owned();
     if !unknown.is_empty() {
         return Err(Failure::unknown_fields(place, &name, &unknown, &problems));
@@ -145,7 +147,7 @@ fn finish(place: &Place, current: Option<&Object>, writer: &Writer<'_>, written:
     if !problems.is_empty() {
         return Err(Failure::invalid_object(place.kind, &name, &problems));
     }
-    apply::update(schema::of(place.kind).root(), live.as_ref(), &mut object, writer.manager(place));
+    apply::update(schema::of(place.kind).root(), live, &mut object, writer.manager(place));
     Ok(ready(place.key(&name), object, warnings))
 }
 
@@ -168,7 +170,7 @@ fn identify(place: &Place, name: Option<&str>, object: &mut Value) -> Result<(),
     };
     let said = |field: &str| fields.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
     let (api_version, kind) = (said("apiVersion"), said("kind"));
-    if let Some(version) = api_version.filter(|version| !info.api_versions.contains(version)) {
+    if let Some(version) = api_version.filter(|version| !is_view(place, version)) {
         return Err(Failure::bad_request(format!(
             "the API version in the data ({}) does not match the expected API version ({})",
             shown(version),
@@ -224,35 +226,64 @@ fn check_name(name: &str, metadata: &Map<String, Value>) -> Result<(), Failure> 
     }
 }
 
-/// `written` as it stands in place of `current`: what it may not say is as it was.
-fn over(place: &Place, written: &Value, current: &Object) -> Result<Value, Failure> {
-    same_object(written, current)?;
-    let live = current.to_value_as(place.api_version);
+/// `written` as it stands in place of what is shown as `live`: what it may not say is as it was.
+fn over(place: &Place, written: Value, live: &Value) -> Value {
     if place.subresource == Some(Subresource::Status) {
-        let mut object = live;
+        let mut object = live.clone();
         put(&mut object, "status", written.get("status").filter(|status| !status.is_null()).cloned());
         if let Some(managed) = written.pointer("/metadata/managedFields") {
             metadata(&mut object).insert("managedFields".to_owned(), managed.clone());
         }
-        return Ok(object);
+        return object;
     }
-    let mut object = written.clone();
-    keep_servers(&mut object, current);
+    let mut object = written;
+    keep_servers(&mut object, live);
     if place.kind.info().has_status {
         put(&mut object, "status", live.get("status").cloned());
     }
-    Ok(object)
+    object
 }
 
-/// Sets what only the server says of `current`.
-fn keep_servers(object: &mut Value, current: &Object) {
-    let own = current.metadata(current.body.revision);
+/// Sets what only the server says, as `live` has it.
+fn keep_servers(object: &mut Value, live: &Value) {
     let metadata = metadata(object);
     for field in SERVERS {
-        match own.get(*field) {
+        match live["metadata"].get(*field) {
             Some(value) => drop(metadata.insert((*field).to_owned(), value.clone())),
             None => drop(metadata.remove(*field)),
         }
+    }
+}
+
+/// Refuses what was written of no revision, where Kubernetes takes none either: of all kinds but its own, and of leases.
+fn require_revision(written: &Value, current: &Object) -> Result<(), Failure> {
+    let key = &current.key;
+    let says = text(written, "resourceVersion").is_some_and(|version| version.parse() != Ok(0_u64));
+    if says || (is_built_in(key.kind) && key.kind != Kind::Lease) {
+        return Ok(());
+    }
+    let message = "Invalid value: 0: must be specified for an update".to_owned();
+    let problem = Problem { path: "metadata.resourceVersion".to_owned(), message, cause: Cause::Invalid };
+    Err(Failure::invalid_object(key.kind, &key.name, &[problem]))
+}
+
+/// Whether what is written as `api_version` may come to `place`: as its own, or as the same version of the other of two
+/// groups that are views of the same objects.
+fn is_view(place: &Place, api_version: &str) -> bool {
+    let version = |of: &str| of.rsplit_once('/').map(|(_, version)| version.to_owned());
+    let is_served = place.kind.info().api_versions.contains(&api_version);
+    api_version == place.api_version || (is_served && version(api_version) == version(place.api_version))
+}
+
+/// Refuses to apply a configuration of another version than that of the path: its fields would be owned in the wrong one.
+fn same_version(place: &Place, body: &Value) -> Result<(), Failure> {
+    match body.get("apiVersion").and_then(Value::as_str).filter(|version| !version.is_empty()) {
+        Some(version) if !is_view(place, version) => Err(Failure::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {}, expected: {}",
+            shown(version),
+            place.api_version
+        ))),
+        _ => Ok(()),
     }
 }
 

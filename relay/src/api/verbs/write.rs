@@ -89,8 +89,13 @@ pub(super) async fn created(call: &Call<'_>, ready: Ready) -> Result<Done, Store
         }
         created
     });
-    let mut shown = object.await?.to_value_as(call.place.api_version);
-    if dry_run && let Some(metadata) = shown["metadata"].as_object_mut() {
+    let object = object.await?;
+    if !dry_run {
+        let revision = object.body.revision;
+        return Ok(Done::object(StatusCode::CREATED, call.place, object, revision).warning(warnings));
+    }
+    let mut shown = object.to_value_as(call.place.api_version);
+    if let Some(metadata) = shown["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }
     Ok(Done::shown(StatusCode::CREATED, shown).warning(warnings))
@@ -117,7 +122,7 @@ pub(super) async fn replace(
         let Ready { draft, warnings } = work_out(&current)?;
         match store(call, draft, &current).await {
             Err(TransactError::Refused(WriteError::Conflict { .. })) if attempt < ATTEMPTS_MAX => attempt += 1,
-            stored => return Ok(shown(call.place, &current, &*stored?, call.options.dry_run).warning(warnings)),
+            stored => return Ok(shown(call.place, &current, stored?, call.options.dry_run).warning(warnings)),
         }
     }
 }
@@ -137,9 +142,9 @@ async fn store(call: &Call<'_>, draft: Draft, current: &Object) -> Result<Arc<Ob
 }
 
 /// What a write made of `current`; one that was not meant to last keeps its revision.
-fn shown(place: &Place, current: &Object, stored: &Object, dry_run: bool) -> Done {
+fn shown(place: &Place, current: &Object, stored: Arc<Object>, dry_run: bool) -> Done {
     let revision = if dry_run { current.body.revision } else { stored.body.revision };
-    Done::shown(StatusCode::OK, stored.to_value_at(place.api_version, revision))
+    Done::object(StatusCode::OK, place, stored, revision)
 }
 
 /// Objects are written whole as JSON or YAML.

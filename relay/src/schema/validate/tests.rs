@@ -22,6 +22,41 @@ fn found(yaml: &str, value: &Value) -> Vec<String> {
 }
 
 #[test]
+fn what_was_wrong_before_and_has_not_changed_is_let_be() {
+    let node = node(
+        "{type: object, properties: {name: {type: string, maxLength: 3}, size: {type: integer},
+          labels: {type: object, additionalProperties: {type: string, maxLength: 1}},
+          words: {type: array, items: {type: string, maxLength: 1}},
+          ports: {type: array, x-kubernetes-list-type: map, x-kubernetes-list-map-keys: [id], items: {type: object,
+            required: [id], properties: {id: {type: integer}, port: {type: integer, maximum: 9}},
+            x-kubernetes-validations: [{rule: 'self.port != 7', message: not seven}]}}}}",
+    );
+    let old = json!({
+        "name": "long", "size": "1", "labels": {"a": "xx", "b": "y"}, "words": ["aa"],
+        "ports": [{"id": 1, "port": 10}, {"id": 2, "port": 7}, {"id": 3, "port": 1}],
+    });
+    let changed = |change: fn(&mut Value)| {
+        let mut new = old.clone();
+        change(&mut new);
+        found_between(&node, &new, Some(&old))
+    };
+    assert_eq!(found_between(&node, &old, None).len(), 6);
+    assert_eq!(changed(|_| ()), [""; 0]);
+    assert_eq!(changed(|new| new["labels"]["c"] = json!("z")), [""; 0], "of a map, each value by itself");
+    let reversed = |new: &mut Value| {
+        new["ports"].as_array_mut().unwrap().reverse();
+        new["ports"][0]["port"] = json!(2);
+    };
+    assert_eq!(changed(reversed), [""; 0], "items are known again by their keys");
+    assert_eq!(changed(|new| new["name"] = json!("longer")), ["name: must be at most 3 characters, not 6"]);
+    assert_eq!(changed(|new| new["labels"]["a"] = json!("zz")), ["labels[a]: must be at most 1 characters, not 2"]);
+    let moved = |new: &mut Value| new["ports"][1]["id"] = json!(4);
+    assert_eq!(changed(moved), ["ports[1]: not seven"], "another key, another item");
+    let longer = |new: &mut Value| new["words"] = json!(["aa", "b"]);
+    assert_eq!(changed(longer), ["words[0]: must be at most 1 characters, not 2"], "a list without keys is one value");
+}
+
+#[test]
 fn values_have_the_type_and_bounds_of_their_definition() {
     for (yaml, value, want) in [
         ("{type: string, minLength: 1}", json!(""), "must not be empty"),

@@ -107,3 +107,30 @@ async fn what_is_in_the_way_or_does_not_fit_is_refused_and_nothing_is_left() {
     }
     restore(&file, new.path()).unwrap();
 }
+
+#[tokio::test]
+async fn a_damaged_backup_leaves_not_even_its_key() {
+    let (directory, store) = filled().await;
+    let [whole, keyed, bad] = ["1", "2", "3"].map(|name| directory.path().join(name));
+    backup(&store, &whole).await;
+    with_key(&whole, &directory.path().join(KEY_FILE), File::create(&keyed).unwrap()).unwrap();
+    let text = fs::read_to_string(&keyed).unwrap();
+    let new = tempfile::tempdir().unwrap();
+    for cut in [text.len() / 2, text.len() - 2] {
+        fs::write(&bad, &text[..cut]).unwrap();
+        assert!(matches!(restore(&bad, new.path()), Err(BackupError::Damaged(_))));
+        assert_eq!(fs::read_dir(new.path()).unwrap().count(), 0);
+    }
+
+    // A revision that leaves no room for the step, and a key that is none.
+    let proof = store.inner.codec.proof();
+    for (revision, key) in [(u64::MAX, "ab".repeat(32)), (7, "no key".to_owned())] {
+        let mut lines = Lines::new(File::create(&bad).unwrap());
+        lines.header(&Header::new(FORMAT, revision, proof.clone())).unwrap();
+        lines.line(&KeyLine { key }).unwrap();
+        lines.end().unwrap();
+        assert!(matches!(restore(&bad, new.path()), Err(BackupError::Damaged(_))), "{revision}");
+        assert_eq!(fs::read_dir(new.path()).unwrap().count(), 0);
+    }
+    restore(&keyed, new.path()).unwrap();
+}

@@ -33,6 +33,11 @@ impl Keys {
         format!("{}proof", self.prefix)
     }
 
+    /// There as long as a restoration is not finished.
+    pub(super) fn restoring(&self) -> String {
+        format!("{}restoring", self.prefix)
+    }
+
     pub(super) fn of_object(&self, name: &str) -> String {
         format!("{}objects/{name}", self.prefix)
     }

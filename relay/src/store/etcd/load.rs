@@ -34,11 +34,18 @@ pub(super) struct Loaded {
 pub(super) async fn admit(kv: &mut KvClient, keys: &Keys, settings: &Settings) -> Result<Codec, OpenError> {
     let fail = |error: &AskError| refused(settings, error);
     let found = ask(kv.get(keys.meta(), None)).await.map_err(|error| fail(&error))?;
+    if found.kvs().is_empty() {
+        let unfinished = ask(kv.get(keys.restoring(), None)).await.map_err(|error| fail(&error))?;
+        if !unfinished.kvs().is_empty() {
+            let reason = "a backup is being restored there, or was and not to its end: restore it again".to_owned();
+            return Err(fail(&AskError::Unreadable(reason)));
+        }
+    }
     let codec = Codec::new(Sealer::load(&settings.key_file, found.kvs().is_empty())?);
     if found.kvs().is_empty() {
         let meta = Meta::at(0).encode().map_err(|error| OpenError::Bootstrap(error.to_string()))?;
         let create = Txn::new()
-            .when([Compare::create_revision(keys.meta(), CompareOp::Equal, 0)])
+            .when([keys.meta(), keys.restoring()].map(|key| Compare::create_revision(key, CompareOp::Equal, 0)))
             .and_then([TxnOp::put(keys.meta(), meta, None), TxnOp::put(keys.proof(), codec.proof(), None)]);
         // Whoever came first has made it; the key is checked in either case.
         ask(kv.txn(create)).await.map_err(|error| fail(&error))?;

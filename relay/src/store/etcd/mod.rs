@@ -11,10 +11,12 @@
 //! is told, takes in what came first, and runs its transactions again. Each commit changes an object once, so that a
 //! watcher of etcd sees every change; `meta` carries the revisions of deletions, which their events do not.
 
+mod compact;
 mod feed;
 mod keys;
 mod lease;
 mod load;
+mod restore;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,6 +31,7 @@ use tokio::{
 };
 use underpass_shared::identity::{NodeName, ProjectName};
 
+pub use self::restore::restore;
 use self::{
     feed::{Batch, Fed, Feed},
     keys::{Keys, Meta},
@@ -68,6 +71,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// The key that all relays of the deployment share.
     pub key_file: PathBuf,
+    /// How often etcd is made to forget its history; `None`: that is somebody else's.
+    pub compaction: Option<Duration>,
 }
 
 /// Whom we trust to be etcd, and who we are there. All PEM.
@@ -172,6 +177,9 @@ pub(super) fn open(settings: &Settings, orders: mpsc::WeakSender<Order>) -> Resu
         health: health.clone(),
     };
     runtime.spawn(feeder.run(restarted));
+    if let Some(every) = settings.compaction {
+        runtime.spawn(compact::run(kv.clone(), keys.meta(), every));
+    }
     let journal = Etcd {
         runtime: Some(runtime),
         kv,
@@ -466,7 +474,8 @@ impl Journal for Etcd {
         (news, self.reason().map(Unavailable::Away))
     }
 
-    fn takes(&self, changes: &Changes) -> bool {
+    fn takes(&self, state: &State) -> bool {
+        let changes = state.changes();
         let weight: usize = changes.events.iter().filter_map(|event| Some(event.after.as_ref()?.weight)).sum();
         let operations = changes.events.len() + changes.records.len() + 1;
         operations <= OPERATIONS_MAX && weight <= BYTES_MAX && !changes.is_layered()

@@ -14,6 +14,8 @@ const LINE_BYTES: usize = 48;
 pub(super) struct Lines {
     lines: VecDeque<(OffsetDateTime, String)>,
     bytes: usize,
+    /// How many bytes were ever written: the place where the next will stand.
+    end: u64,
     written: OffsetDateTime,
     /// Whether the last line was not ended yet.
     open: bool,
@@ -21,7 +23,7 @@ pub(super) struct Lines {
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, written: OffsetDateTime::UNIX_EPOCH, open: false }
+        Self { lines: VecDeque::new(), bytes: 0, end: 0, written: OffsetDateTime::UNIX_EPOCH, open: false }
     }
 }
 
@@ -49,6 +51,7 @@ impl Lines {
                 }
             }
             self.bytes += piece.len();
+            self.end += piece.len() as u64;
             self.open = !ended;
             self.shrink(room);
         }
@@ -69,20 +72,36 @@ impl Lines {
         let limit = window.limit.unwrap_or(usize::MAX);
         let mut text = String::new();
         for (written, line) in self.lines.range(first..) {
-            if window.timestamps {
-                text.push_str(&written.format(&Rfc3339).expect("the years 0 to 9999 have an RFC 3339 form"));
-                text.push(' ');
-            }
-            text.push_str(line);
+            window.push(&mut text, *written, line);
             if text.len() >= limit {
                 break;
             }
         }
-        let mut end = limit.min(text.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
+        cut(text, limit)
+    }
+
+    /// Where the text ends: the place after all that was ever written.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// What was written after `place`, as far as it is kept, in the form of `window`.
+    pub(super) fn read_after(&self, place: u64, window: &Window) -> String {
+        let mut text = String::new();
+        let mut end = self.end;
+        let mut first = self.lines.len();
+        while end > place && first > 0 {
+            first -= 1;
+            end -= self.lines[first].1.len() as u64;
         }
-        text.truncate(end);
+        for (written, line) in self.lines.range(first..) {
+            match usize::try_from(place.saturating_sub(end)) {
+                // The beginning of the line was told before.
+                Ok(told) if told > 0 => text.push_str(line.get(told..).unwrap_or_default()),
+                _ => window.push(&mut text, *written, line),
+            }
+            end += line.len() as u64;
+        }
         text
     }
 }
@@ -122,6 +141,29 @@ impl Window {
             timestamps: flag("timestamps", asked("timestamps"))?,
         })
     }
+
+    /// The most bytes that are shown.
+    pub(super) fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    fn push(&self, text: &mut String, written: OffsetDateTime, line: &str) {
+        if self.timestamps {
+            text.push_str(&written.format(&Rfc3339).expect("the years 0 to 9999 have an RFC 3339 form"));
+            text.push(' ');
+        }
+        text.push_str(line);
+    }
+}
+
+/// The beginning of `text` that has at most `limit` bytes and ends with a whole character.
+pub(super) fn cut(mut text: String, limit: usize) -> String {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }
 
 fn number(name: &str, text: Option<&str>, least: usize) -> Result<Option<usize>, Failure> {
@@ -196,6 +238,12 @@ mod tests {
                 lines.append(piece, at(1), room);
             }
             let kept = lines.read(&Window::default());
+            let all = pieces.concat();
+            for told in (0..=all.len()).filter(|told| all.is_char_boundary(*told)) {
+                let rest = lines.read_after(told as u64, &Window::default());
+                let want = all.len().min(kept.len()).min(all.len() - told);
+                prop_assert_eq!(&rest, &all[all.len() - want..]);
+            }
             prop_assert!(pieces.concat().ends_with(&kept));
             prop_assert!(lines.bytes() <= room && kept.len() <= lines.bytes());
             let short = lines.read(&Window { limit: Some(limit), ..Window::default() });
