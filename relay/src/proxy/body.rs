@@ -3,18 +3,22 @@
 //! At most one frame is held per direction; what waits beyond it waits in the peers' windows.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Sleep, sleep, sleep_until},
+};
 
 use super::{record::Record, upstream::Lease};
 
@@ -35,6 +39,10 @@ pub enum BodyError {
     Stalled(Duration),
     #[error("the sender broke off")]
     Broken(#[from] hyper::Error),
+    #[error("the response took longer than its route allows")]
+    TooLong,
+    #[error("the copy of a body fell behind, or was broken off")]
+    Behind,
 }
 
 /// Counts a request's body while it passes.
@@ -101,20 +109,101 @@ impl Stall {
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
+    /// Gathered, so that it can be sent again.
+    Whole(Option<Bytes>),
     Stream(Box<Upload>),
+    /// A copy of what a [`RequestBody::Stream`] passes on.
+    Copy(mpsc::Receiver<Copied>),
 }
 
 /// A body that the client is still sending.
 #[derive(Debug)]
 pub struct Upload {
     incoming: Incoming,
+    /// What was read of it already.
+    ahead: VecDeque<Bytes>,
     meter: Arc<Meter>,
     stall: Stall,
+    copies: Vec<mpsc::Sender<Copied>>,
 }
+
+/// What a copy of a body is made of.
+#[derive(Debug)]
+pub enum Copied {
+    Data(Bytes),
+    /// The body ended well; without it, it was broken off.
+    End,
+}
+
+/// The parts of a body that a slow copy may be behind; one that is further behind is broken off.
+const COPY_PARTS_MAX: usize = 64;
 
 impl RequestBody {
     pub(super) fn stream(incoming: Incoming, meter: Arc<Meter>) -> Self {
-        Self::Stream(Box::new(Upload { incoming, meter, stall: Stall::new(UPLOAD_IDLE) }))
+        Self::rest(VecDeque::new(), incoming, meter)
+    }
+
+    /// A body of which `ahead` was read already.
+    pub(super) fn rest(ahead: VecDeque<Bytes>, incoming: Incoming, meter: Arc<Meter>) -> Self {
+        let stall = Stall::new(UPLOAD_IDLE);
+        Self::Stream(Box::new(Upload { incoming, ahead, meter, stall, copies: Vec::new() }))
+    }
+
+    /// Another body of the same content, filled as this one passes. It never holds this one up.
+    pub(super) fn copy(&mut self) -> Self {
+        match self {
+            Self::Empty | Self::Copy(_) => Self::Empty,
+            Self::Whole(bytes) => Self::Whole(bytes.clone()),
+            Self::Stream(upload) => {
+                let (sender, receiver) = mpsc::channel(COPY_PARTS_MAX);
+                upload.copies.push(sender);
+                Self::Copy(receiver)
+            }
+        }
+    }
+}
+
+impl Upload {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self.ahead.pop_front() {
+            Some(part) => Poll::Ready(Some(Ok(Frame::data(part)))),
+            None => {
+                let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+                self.stall.watch(cx, frame)
+            }
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.meter.add(data_bytes(frame));
+                if let Some(data) = frame.data_ref() {
+                    self.copies.retain(|copy| copy.try_send(Copied::Data(data.clone())).is_ok());
+                }
+                // Whoever reads the body need not ask again after its last frame.
+                if self.is_end_stream() {
+                    self.end_copies();
+                }
+            }
+            Poll::Ready(None) => self.end_copies(),
+            Poll::Ready(Some(Err(error))) => {
+                self.copies.clear();
+                if matches!(error, BodyError::Stalled(_)) {
+                    self.meter.stalled.store(true, Relaxed);
+                }
+            }
+            Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn end_copies(&mut self) {
+        for copy in self.copies.drain(..) {
+            // One that is too far behind to be told is broken off.
+            let _ = copy.try_send(Copied::End);
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_empty() && self.incoming.is_end_stream()
     }
 }
 
@@ -123,28 +212,34 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream(upload) = &mut *self else { return Poll::Ready(None) };
-        let frame = Pin::new(&mut upload.incoming).poll_frame(cx);
-        let frame = upload.stall.watch(cx, frame);
-        match &frame {
-            Poll::Ready(Some(Ok(frame))) => upload.meter.add(data_bytes(frame)),
-            Poll::Ready(Some(Err(BodyError::Stalled(_)))) => upload.meter.stalled.store(true, Relaxed),
-            Poll::Ready(Some(Err(BodyError::Broken(_))) | None) | Poll::Pending => {}
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(upload) => upload.poll(cx),
+            Self::Copy(parts) => parts.poll_recv(cx).map(|part| match part {
+                Some(Copied::Data(data)) => Some(Ok(Frame::data(data))),
+                Some(Copied::End) => None,
+                None => Some(Err(BodyError::Behind)),
+            }),
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.incoming.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(upload) => upload.is_end_stream(),
+            Self::Copy(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.incoming.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(upload) if upload.ahead.is_empty() => upload.incoming.size_hint(),
+            // The length that the head promises counts.
+            Self::Stream(_) | Self::Copy(_) => SizeHint::default(),
         }
     }
 }
@@ -172,6 +267,8 @@ struct Download {
     stall: Stall,
     /// Goes back to the pool when the body has ended well; dropped before, it closes its connection.
     lease: Option<Lease>,
+    /// When the whole response must have passed.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl ResponseBody {
@@ -183,8 +280,9 @@ impl ResponseBody {
         Self { source: Source::Text(Some(text)), record: Record::default() }
     }
 
-    pub(super) fn stream(incoming: Incoming, lease: Option<Lease>) -> Self {
-        let mut download = Download { incoming, stall: Stall::new(DOWNLOAD_IDLE), lease };
+    pub(super) fn stream(incoming: Incoming, lease: Option<Lease>, deadline: Option<Instant>) -> Self {
+        let deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
+        let mut download = Download { incoming, stall: Stall::new(DOWNLOAD_IDLE), lease, deadline };
         if download.incoming.is_end_stream() {
             download.give_back();
         }
@@ -220,6 +318,12 @@ impl Body for ResponseBody {
             }
             Source::Stream(download) => download,
         };
+        if let Some(deadline) = &mut download.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            record.broke(&BodyError::TooLong);
+            return Poll::Ready(Some(Err(BodyError::TooLong)));
+        }
         let frame = Pin::new(&mut download.incoming).poll_frame(cx);
         let frame = download.stall.watch(cx, frame);
         match &frame {

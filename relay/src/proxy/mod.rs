@@ -6,8 +6,11 @@
 pub mod answer;
 pub mod body;
 mod dial;
+mod exchange;
+mod filters;
 mod headers;
 pub mod may_dial;
+mod mirror;
 mod path;
 mod record;
 mod request;
@@ -18,22 +21,25 @@ use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    answer::Failure,
-    body::{RequestBody, ResponseBody},
+    answer::{Failure, Language},
+    body::ResponseBody,
+    exchange::{Answered, Exchange, Sent},
     may_dial::DialPolicy,
+    mirror::Mirrors,
     record::Record,
     request::Asked,
     upstream::{Pool, Reply},
 };
 use crate::{
+    clock,
     route::{
         matcher::Head,
         table::{ListenAddress, Miss, Scheme, Table, TlsListener},
-        target::{Choice, Protocol, Upstream},
+        target::{Backend, Protocol, Rule},
     },
     tunnel::Tunnels,
 };
@@ -76,6 +82,7 @@ impl Client {
 pub struct Proxy {
     routing: Arc<Routing>,
     pool: Arc<Pool>,
+    mirrors: Mirrors,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -84,13 +91,15 @@ impl Proxy {
     /// Upgraded connections live on `tasks` and end at the latest when `cut` is cancelled.
     #[must_use]
     pub fn new(routing: Arc<Routing>, tasks: TaskTracker, cut: CancellationToken) -> Self {
-        Self { pool: Pool::new(routing.clone()), routing, tasks, cut }
+        let pool = Pool::new(routing.clone());
+        let mirrors = Mirrors::new(pool.clone(), tasks.clone(), cut.clone());
+        Self { pool, routing, mirrors, tasks, cut }
     }
 
     /// Serves one request. Every failure becomes an answer that says what is wrong.
     pub async fn handle(&self, request: Request<Incoming>, client: &Client) -> Response<ResponseBody> {
         let mut record = Record::new(request.method(), client.clone());
-        let version = request.version();
+        let (version, language) = (request.version(), Language::of(request.headers()));
         match self.serve(request, client, &mut record).await {
             Ok(response) => {
                 record.answered(response.status());
@@ -100,7 +109,7 @@ impl Proxy {
             }
             Err(failure) => {
                 record.failed(&failure);
-                failure.response(version).map(|body| body.recorded(record))
+                failure.response(version, language).map(|body| body.recorded(record))
             }
         }
     }
@@ -111,35 +120,35 @@ impl Proxy {
         client: &Client,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
+        let arrived = clock::instant();
         let upgrade = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, incoming) = request.into_parts();
-        let asked = request::check(&parts)?;
-        let upstream = choose(&self.routing.table.load(), &asked, &parts, client, record)?;
-        if upgrade.is_some() && upstream.protocol != Protocol::Http1 {
-            return Err(Failure::UpgradeUnsupported);
-        }
-
-        let bodiless = incoming.is_end_stream();
-        let replay = bodiless && parts.method.is_idempotent();
+        let mut asked = request::check(&parts)?;
+        let rule = select(&self.routing.table.load(), &asked, &parts, client)?;
+        record.chose(&rule, None);
         let trailers = headers::forward_request(&mut parts.headers, &asked, client);
-        prepare(&mut parts, &asked, upstream.protocol, bodiless, trailers)?;
-        if upgrade.is_some() {
-            upgrade::ask(&mut parts.headers);
+        let origin = parts.headers.get(header::ORIGIN).cloned();
+        if let Some(answer) = filters::before(&rule.filters, &mut parts, &mut asked, client) {
+            return Ok(filters::after(&[&rule.filters], origin.as_ref(), answer?));
         }
-        let meter = record.meter();
-        let body = if bodiless { RequestBody::Empty } else { RequestBody::stream(incoming, meter.clone()) };
-        let request = Request::from_parts(parts, body);
-        let reply = self.pool.send(&upstream, client.address, request, replay, &meter).await?;
-        self.pass_back(reply, upgrade, record)
+        let backend = choose(&rule, record)?;
+        let of_rule = Sent { parts: parts.clone(), asked: asked.clone() };
+        if let Some(answer) = filters::before(&backend.filters, &mut parts, &mut asked, client) {
+            return Ok(filters::after(&[&backend.filters, &rule.filters], origin.as_ref(), answer?));
+        }
+        let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter: record.meter(), arrived };
+        let reply = exchange.run(Sent { parts, asked }, of_rule, incoming, upgrade.is_some()).await?;
+        let response = self.pass_back(reply, upgrade, record)?;
+        Ok(filters::after(&[&backend.filters, &rule.filters], origin.as_ref(), response))
     }
 
     fn pass_back(
         &self,
-        reply: Reply,
+        reply: Answered,
         upgrade: Option<hyper::upgrade::OnUpgrade>,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let Reply { mut response, lease } = reply;
+        let Answered { reply: Reply { mut response, lease }, deadline } = reply;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             let client = upgrade.filter(|_| upgrade::granted(&response)).ok_or(Failure::UnaskedUpgrade)?;
             let backend = hyper::upgrade::on(&mut response);
@@ -157,18 +166,13 @@ impl Proxy {
         }
         let (mut parts, incoming) = response.into_parts();
         headers::forward_response(&mut parts.headers);
-        Ok(Response::from_parts(plain(parts), ResponseBody::stream(incoming, lease)))
+        Ok(Response::from_parts(plain(parts), ResponseBody::stream(incoming, lease, deadline)))
     }
 }
 
-/// The endpoint to ask. The table is borrowed for no longer, so that a long response does not keep an old one alive.
-fn choose(
-    table: &Table,
-    asked: &Asked,
-    parts: &Parts,
-    client: &Client,
-    record: &mut Record,
-) -> Result<Arc<Upstream>, Failure> {
+/// The rule that serves the request. The table is borrowed for no longer, so that a long response does not keep an old
+/// one alive.
+fn select(table: &Table, asked: &Asked, parts: &Parts, client: &Client) -> Result<Arc<Rule>, Failure> {
     let (path, query) = (asked.path_and_query.path(), asked.path_and_query.query());
     let head = Head { at: client.at, host: &asked.host, method: &parts.method, path, query, headers: &parts.headers };
     let selection = table.select(&head, client.tls.as_deref()).map_err(|miss| match miss {
@@ -176,16 +180,17 @@ fn choose(
         Miss::Rule => Failure::NoRule { host: asked.host.clone(), path: path.to_owned() },
         Miss::Misdirected => Failure::Misdirected { host: asked.host.clone() },
     })?;
-    match selection.rule.choose(rand::random()) {
-        Choice::Upstream { backend, upstream } => {
-            record.chose(selection.rule, Some(backend));
-            Ok(upstream.clone())
-        }
-        Choice::Answer { backend, status, text } => {
-            record.chose(selection.rule, backend);
-            Err(Failure::Unresolved { status, text: text.to_owned() })
-        }
-    }
+    Ok(selection.rule.clone())
+}
+
+/// The backend whose turn it is.
+fn choose<'a>(rule: &'a Arc<Rule>, record: &mut Record) -> Result<&'a Backend, Failure> {
+    let backend = rule.backend(rand::random()).ok_or_else(|| Failure::Unresolved {
+        status: 500,
+        text: "the route has no backend to send requests to".to_owned(),
+    })?;
+    record.chose(rule, Some(backend));
+    Ok(backend)
 }
 
 /// The version is a matter of each connection.
@@ -224,6 +229,7 @@ fn prepare(
         }
         Protocol::Http2 | Protocol::Either => {
             parts.version = Version::HTTP_2;
+            parts.headers.remove(header::HOST);
             uri.scheme = Some(http::uri::Scheme::HTTP);
             uri.authority = Some(asked.authority.clone());
         }

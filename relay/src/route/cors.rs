@@ -71,7 +71,7 @@ impl Cors {
     pub fn preflight(&self, asked: &HeaderMap) -> HeaderMap {
         let mut answer = HeaderMap::new();
         self.vary(&mut answer);
-        let Some(origin) = self.origin(asked) else { return answer };
+        let Some(origin) = self.origin(asked.get(header::ORIGIN)) else { return answer };
         answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         self.allow_credentials(&mut answer);
         let methods = self.listed(&self.methods, Method::as_str, asked.get(header::ACCESS_CONTROL_REQUEST_METHOD));
@@ -82,8 +82,8 @@ impl Cors {
         answer
     }
 
-    /// Marks the answer to a request with these header fields. What the backend said of the matter goes.
-    pub fn mark(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
+    /// Marks the answer to a request of this `Origin`. What the backend said of the matter goes.
+    pub fn mark(&self, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
         for name in [
             header::ACCESS_CONTROL_ALLOW_ORIGIN,
             header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -92,7 +92,7 @@ impl Cors {
             answer.remove(name);
         }
         self.vary(answer);
-        let Some(origin) = self.origin(asked) else { return };
+        let Some(origin) = self.origin(origin) else { return };
         answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         self.allow_credentials(answer);
         let expose = match &self.expose {
@@ -114,8 +114,8 @@ impl Cors {
     }
 
     /// What the browser is told of its origin, if it is allowed.
-    fn origin(&self, asked: &HeaderMap) -> Option<HeaderValue> {
-        let origin = asked.get(header::ORIGIN)?;
+    fn origin(&self, origin: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let origin = origin?;
         let text = origin.to_str().ok()?;
         if self.is_constant() {
             return Some(HeaderValue::from_static("*"));
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(answer.keys().collect::<Vec<_>>(), [header::VARY]);
         let mut answer = HeaderMap::new();
         answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        cors(&["https://a.com"]).mark(&asked("https://b.com"), &mut answer);
+        cors(&["https://a.com"]).mark(asked("https://b.com").get(header::ORIGIN), &mut answer);
         assert_eq!(answer.keys().collect::<Vec<_>>(), [header::VARY]);
     }
 
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(text(&answer, header::ACCESS_CONTROL_ALLOW_HEADERS), Some("x-c"));
         assert_eq!(text(&answer, header::ACCESS_CONTROL_ALLOW_CREDENTIALS), Some("true"));
         let mut marked = HeaderMap::new();
-        with.mark(&asked("https://b.com"), &mut marked);
+        with.mark(asked("https://b.com").get(header::ORIGIN), &mut marked);
         assert_eq!(marked.get(header::ACCESS_CONTROL_EXPOSE_HEADERS), None);
     }
 

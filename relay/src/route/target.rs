@@ -113,13 +113,6 @@ pub struct Rule {
     pub retry: Option<Retry>,
 }
 
-/// One request's share of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice<'a> {
-    Upstream { backend: &'a Backend, upstream: &'a Arc<Upstream> },
-    Answer { backend: Option<&'a Backend>, status: u16, text: &'a str },
-}
-
 impl Rule {
     /// A rule that does nothing but choose a backend.
     #[must_use]
@@ -128,23 +121,25 @@ impl Rule {
         Self { project, route, backends, answers, filters, timeouts, retry: None }
     }
 
-    /// Chooses the backend by weight and one of its endpoints, by the uniformly random `seed`.
-    ///
-    /// A rule without backends, or whose weights are all zero, answers 500 (Gateway API, `HTTPRouteRule.backendRefs`).
+    /// Chooses the backend by weight, by the uniformly random `seed`; `None` without backends, or when all weights are
+    /// zero, which is answered 500 (Gateway API, `HTTPRouteRule.backendRefs`).
     #[must_use]
-    pub fn choose(&self, seed: u64) -> Choice<'_> {
-        let Some(index) = balance::weighted(self.backends.iter().map(|backend| backend.weight), seed) else {
-            return Choice::Answer { backend: None, status: 500, text: "the route has no backend to send requests to" };
-        };
-        let backend = &self.backends[index];
-        match &backend.target {
-            Target::Upstreams(upstreams) => match balance::uniform(upstreams.len(), seed) {
-                Some(index) => Choice::Upstream { backend, upstream: &upstreams[index] },
-                None => Choice::Answer { backend: Some(backend), status: 503, text: "the backend has no endpoint" },
-            },
-            Target::Answer(answer) => {
-                Choice::Answer { backend: Some(backend), status: answer.status, text: &answer.text }
-            }
+    pub fn backend(&self, seed: u64) -> Option<&Backend> {
+        balance::weighted(self.backends.iter().map(|backend| backend.weight), seed).map(|index| &self.backends[index])
+    }
+}
+
+impl Backend {
+    /// Chooses one of the endpoints by the uniformly random `seed`.
+    ///
+    /// # Errors
+    /// The answer of a backend that cannot be asked.
+    pub fn endpoint(&self, seed: u64) -> Result<&Arc<Upstream>, Answer> {
+        match &self.target {
+            Target::Upstreams(upstreams) => balance::uniform(upstreams.len(), seed)
+                .map(|index| &upstreams[index])
+                .ok_or_else(|| Answer { status: 503, text: "the backend has no endpoint".into() }),
+            Target::Answer(answer) => Err(answer.clone()),
         }
     }
 }
@@ -167,43 +162,30 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_without_backends_answers_500() {
-        assert!(matches!(rule(vec![]).choose(7), Choice::Answer { backend: None, status: 500, .. }));
-    }
-
-    #[test]
-    fn all_weights_zero_answer_500() {
+    fn a_rule_without_backends_or_weight_chooses_none() {
+        assert_eq!(rule(vec![]).backend(7), None);
         let zero = rule(vec![backend("a", 0, Target::Upstreams(vec![upstream(1)]))]);
-        assert!(matches!(zero.choose(u64::MAX), Choice::Answer { status: 500, .. }));
+        assert_eq!(zero.backend(u64::MAX), None);
     }
 
     #[test]
     fn an_unresolved_reference_takes_its_share_only() {
-        let broken = Target::Answer(Answer { status: 500, text: "backend default/b does not exist".into() });
+        let answer = Answer { status: 500, text: "backend default/b does not exist".into() };
+        let broken = Target::Answer(answer.clone());
         let rule = rule(vec![backend("a", 1, Target::Upstreams(vec![upstream(1)])), backend("b", 1, broken)]);
-        let (mut served, mut refused) = (0, 0);
-        for step in 0..1000_u64 {
-            match rule.choose(step * (u64::MAX / 1000)) {
-                Choice::Upstream { .. } => served += 1,
-                Choice::Answer { status, text, .. } => {
-                    assert_eq!((status, text), (500, "backend default/b does not exist"));
-                    refused += 1;
-                }
-            }
-        }
-        assert_eq!(served + refused, 1000);
-        assert!((499..=501).contains(&served), "{served}");
+        let seeds = (0..1000_u64).map(|step| step * (u64::MAX / 1000));
+        let refused = seeds.filter(|&seed| rule.backend(seed).unwrap().endpoint(seed) == Err(answer.clone())).count();
+        assert!((499..=501).contains(&refused), "{refused}");
     }
 
     #[test]
     fn every_endpoint_of_a_backend_is_used() {
-        let rule = rule(vec![backend("a", 1, Target::Upstreams((0..3).map(upstream).collect()))]);
-        let mut seen = std::collections::BTreeSet::new();
-        for seed in 0..100_u64 {
-            if let Choice::Upstream { upstream, .. } = rule.choose(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
-                seen.insert(upstream.endpoint.clone());
-            }
-        }
+        let all = backend("a", 1, Target::Upstreams((0..3).map(upstream).collect()));
+        let seeds = (0..100_u64).map(|seed| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let seen: std::collections::BTreeSet<_> =
+            seeds.map(|seed| all.endpoint(seed).unwrap().endpoint.clone()).collect();
         assert_eq!(seen.len(), 3);
+        let none = backend("b", 1, Target::Upstreams(vec![]));
+        assert_eq!(none.endpoint(1).unwrap_err().status, 503);
     }
 }

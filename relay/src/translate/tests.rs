@@ -14,7 +14,7 @@ use super::*;
 use crate::route::{
     matcher::Head,
     table::{Port, TlsListener},
-    target::{Choice, Endpoint},
+    target::Endpoint,
 };
 
 mod unserved;
@@ -128,9 +128,10 @@ impl Translation {
             Head { at: ListenAddress::shared(port), host, method: &Method::GET, path, query: None, headers: &headers };
         match self.table.select(&head, self.handshake(port, host)) {
             Err(miss) => format!("{miss:?}"),
-            Ok(selection) => match selection.rule.choose(0) {
-                Choice::Upstream { upstream, .. } => format!("{} {}", upstream.project, upstream.endpoint),
-                Choice::Answer { status, .. } => status.to_string(),
+            Ok(selection) => match selection.rule.backend(0).map(|backend| backend.endpoint(0)) {
+                Some(Ok(upstream)) => format!("{} {}", upstream.project, upstream.endpoint),
+                Some(Err(answer)) => answer.status.to_string(),
+                None => "500".to_owned(),
             },
         }
     }

@@ -261,7 +261,7 @@ mod tests {
             &json!({"rules": [{"filters": [], "timeouts": null}], "useDefaultGateways": "None"}),
             &[],
         );
-        let filter = json!([{"type": "RequestMirror"}]);
+        let filter = json!([{"type": "CORS"}, {"type": "ExternalAuth"}]);
         let spec = json!({
             "useDefaultGateways": "All",
             "rules": [
@@ -272,11 +272,9 @@ mod tests {
         });
         let want = [
             "spec.useDefaultGateways (All)",
-            "spec.rules[0].filters",
-            "spec.rules[1].timeouts",
-            "spec.rules[1].retry",
+            "spec.rules[0].filters[1].type (ExternalAuth)",
             "spec.rules[2].sessionPersistence",
-            "spec.rules[1].backendRefs[1].filters",
+            "spec.rules[1].backendRefs[1].filters[1].type (ExternalAuth)",
         ];
         check(Kind::HttpRoute, &spec, &want);
     }
@@ -339,11 +337,11 @@ mod tests {
 
     #[test]
     fn no_object_makes_the_list_long_or_a_path_unreadable() {
-        let rules: Vec<Value> = (0..100).map(|_| json!({"retry": {"attempts": 1}})).collect();
+        let rules: Vec<Value> = (0..100).map(|_| json!({"sessionPersistence": {"attempts": 1}})).collect();
         let object = json!({"spec": {"rules": rules}});
         assert_eq!(unserved(Kind::HttpRoute, &object).len(), PATHS_MAX);
-        assert!(sentence(&find(Kind::HttpRoute, &object)).ends_with("rules[15].retry and 84 more"));
-        let rules: Vec<Value> = (0..FOUND_MAX + 9).map(|_| json!({"retry": {}})).collect();
+        assert!(sentence(&find(Kind::HttpRoute, &object)).ends_with("rules[15].sessionPersistence and 84 more"));
+        let rules: Vec<Value> = (0..FOUND_MAX + 9).map(|_| json!({"sessionPersistence": {}})).collect();
         let found = find(Kind::HttpRoute, &json!({"spec": {"rules": rules}}));
         assert_eq!((found.len(), &*found[FOUND_MAX].path), (FOUND_MAX + 1, "too many fields"));
         let long = format!("\n{}", "x".repeat(10_000));

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod connections;
+mod filters;
 mod requests;
 mod upstreams;
 
@@ -75,6 +76,21 @@ impl Gate {
         self.gateway.routing.table.store(Arc::new(table(routes, Scheme::Http)));
     }
 
+    /// Serves `a.com` by one rule, which sends to `backend` and is then changed.
+    fn open_rule(backend: SocketAddr, change: impl FnOnce(&mut Rule)) -> Self {
+        let gate = Self::open(&[]);
+        let (at, project) = (ListenAddress::shared(80), ProjectName::default());
+        let (name, target) = ("default/b".into(), to_address(backend));
+        let backend = target::Backend { name, weight: 1, target, filters: Filters::default() };
+        let mut rule = Rule::new(project.clone(), "default/r".into(), vec![backend]);
+        change(&mut rule);
+        let mut builder = TableBuilder::default();
+        builder.http(at, &project, &HostPattern::Any);
+        attach(&mut builder, at, "a.com", rule);
+        gate.gateway.routing.table.store(Arc::new(builder.build()));
+        gate
+    }
+
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
@@ -138,20 +154,24 @@ fn table(routes: &[(&str, Target)], scheme: Scheme) -> Table {
             target: target.clone(),
             filters: Filters::default(),
         }];
-        let rule = Arc::new(Rule::new(project.clone(), "default/r".into(), backends));
-        let host = HostPattern::parse(host).unwrap();
-        builder.owner(at, &host, &project);
-        builder.attach(Attachment {
-            at,
-            listener: &HostPattern::Any,
-            host: &host,
-            matcher: Matcher::new(PathMatcher::prefix("/").unwrap()),
-            created: 0,
-            position: (0, 0),
-            rule: &rule,
-        });
+        attach(&mut builder, at, host, Rule::new(project.clone(), "default/r".into(), backends));
     }
     builder.build()
+}
+
+/// Lets `rule` serve all of `host`.
+fn attach(builder: &mut TableBuilder, at: ListenAddress, host: &str, rule: Rule) {
+    let host = HostPattern::parse(host).unwrap();
+    builder.owner(at, &host, &rule.project);
+    builder.attach(Attachment {
+        at,
+        listener: &HostPattern::Any,
+        host: &host,
+        matcher: Matcher::new(PathMatcher::prefix("/").unwrap()),
+        created: 0,
+        position: (0, 0),
+        rule: &Arc::new(rule),
+    });
 }
 
 fn to(endpoint: Endpoint, protocol: Protocol) -> Target {

@@ -42,7 +42,7 @@ fn json_of(translation: &Translation, kind: Kind, name: &str) -> Value {
 #[test]
 fn a_route_that_says_more_than_is_served_is_refused_at_each_parent_and_serves_nothing() {
     let mut strict = rule();
-    strict["filters"] = json!([{"type": "ExtensionRef"}]);
+    strict["sessionPersistence"] = json!({});
     let parents = json!([{"name": "default"}, {"name": "default", "sectionName": "http"}, {"name": "nowhere"}]);
     let spec = json!({"parentRefs": parents, "hostnames": ["a.com"], "rules": [rule(), strict]});
     let translation = with(vec![whole(Kind::HttpRoute, "r", &spec)]);
@@ -51,7 +51,7 @@ fn a_route_that_says_more_than_is_served_is_refused_at_each_parent_and_serves_no
     let accepted: Vec<_> = parents.iter().map(|parent| brief(&parent.conditions)[0].clone()).collect();
     let [refused, nowhere] = ["Accepted=False/UnsupportedValue", "Accepted=False/NoMatchingParent"];
     assert_eq!(accepted, [refused, refused, nowhere]);
-    assert_eq!(message(&parents[0].conditions, "Accepted"), "not served yet: spec.rules[1].filters");
+    assert_eq!(message(&parents[0].conditions, "Accepted"), "not served yet: spec.rules[1].sessionPersistence");
     assert_eq!(translation.gateway("default").listeners[0].attached_routes, 0);
 }
 
