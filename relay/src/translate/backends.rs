@@ -15,13 +15,19 @@ use underpass_shared::{
     },
 };
 
-use super::{Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, generation, routes::Origin, stop};
+use super::{
+    Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, generation,
+    grants::{self, End},
+    routes::Origin,
+    services::Services,
+    stop,
+};
 use crate::{
     proxy::may_dial::{Purpose, may_dial},
     route::{
         filter::Filters,
         host,
-        target::{self, Endpoint, Protocol, Target, Upstream},
+        target::{self, Answers, Endpoint, Protocol, Target, Upstream},
     },
 };
 
@@ -151,6 +157,7 @@ pub(super) struct Unresolved {
 pub(super) struct Index<'a> {
     project: &'a ProjectName,
     backends: BTreeMap<Place<'a>, &'a Backend>,
+    services: Services<'a>,
     objects: &'a ProjectSnapshot,
     settings: &'a Settings,
 }
@@ -158,7 +165,8 @@ pub(super) struct Index<'a> {
 impl<'a> Index<'a> {
     pub(super) fn new(project: &'a ProjectName, objects: &'a ProjectSnapshot, settings: &'a Settings) -> Self {
         let backends = objects.backends.iter().map(|backend| (Place::of(&backend.metadata), backend)).collect();
-        Self { project, backends, objects, settings }
+        let services = Services::new(&objects.services, &objects.slices);
+        Self { project, backends, services, objects, settings }
     }
 }
 
@@ -181,13 +189,20 @@ pub(super) fn resolve(
 }
 
 fn find(origin: &Origin<'_>, reference: &BackendObjectReference) -> Result<Vec<Arc<Upstream>>, Unresolved> {
-    let Origin { index, namespace, .. } = *origin;
+    let Origin { index, namespace, answers, .. } = *origin;
     let unresolved = |reason, message| Unresolved { reason, message };
-    check_kind(reference)?;
+    let kind = kind_of(reference)?;
     let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
-    if place.namespace != namespace {
-        let message = format!("{place} is in another namespace, and ReferenceGrants are not supported yet");
+    let group = if kind == Referred::Service { "" } else { "core.apoxy.dev" };
+    let to = End { group, kind: kind.name(), namespace: place.namespace };
+    let from = End { group: "gateway.networking.k8s.io", kind: origin.kind, namespace };
+    // Before anything is said of what is there: whether it exists is nobody's business without a grant.
+    if !grants::permits(&index.objects.grants, from, to, &reference.name) {
+        let message = format!("{place} is in another namespace, where no ReferenceGrant lets the route refer to it");
         return Err(unresolved("RefNotPermitted", message));
+    }
+    if kind == Referred::Service {
+        return of_service(origin, &place, reference);
     }
     let backend = index.backends.get(&place);
     let backend = backend.ok_or_else(|| unresolved("BackendNotFound", format!("Backend {place} does not exist")))?;
@@ -199,6 +214,7 @@ fn find(origin: &Origin<'_>, reference: &BackendObjectReference) -> Result<Vec<A
         return Err(not_served());
     }
     let protocol = match backend.spec.protocol {
+        backend::Protocol::Plain if answers == Answers::Grpc => Protocol::Http2,
         backend::Protocol::Plain => Protocol::Http1,
         backend::Protocol::H2c => Protocol::Http2,
         backend::Protocol::Other => return Err(not_served()),
@@ -211,16 +227,59 @@ fn find(origin: &Origin<'_>, reference: &BackendObjectReference) -> Result<Vec<A
     Ok(upstreams)
 }
 
+/// The endpoints of a Service; none of them when none is ready, which is answered 503.
+fn of_service(
+    origin: &Origin<'_>,
+    place: &Place<'_>,
+    reference: &BackendObjectReference,
+) -> Result<Vec<Arc<Upstream>>, Unresolved> {
+    let found = origin.index.services.find(place, reference.port)?;
+    let protocol = match found.app_protocol {
+        Some("kubernetes.io/h2c") => Protocol::Http2,
+        Some("kubernetes.io/wss") => {
+            let message = format!("Service {place} asks for TLS, which needs a BackendTLSPolicy and is not served yet");
+            return Err(Unresolved { reason: "UnsupportedProtocol", message });
+        }
+        _ if origin.answers == Answers::Grpc => Protocol::Http2,
+        // Names that are not known may be ignored (KEP-3726).
+        _ => Protocol::Http1,
+    };
+    let upstream = |address| {
+        let (project, endpoint) = (origin.index.project.clone(), Endpoint::Address(address));
+        Arc::new(Upstream { project, endpoint, protocol, tls: None })
+    };
+    Ok(found.addresses.into_iter().map(upstream).collect())
+}
+
+/// What a reference may lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Referred {
+    Service,
+    Backend,
+}
+
+impl Referred {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Backend => "Backend",
+        }
+    }
+}
+
 /// A Backend without group is ours: manifests leave it out.
-fn check_kind(reference: &BackendObjectReference) -> Result<(), Unresolved> {
+fn kind_of(reference: &BackendObjectReference) -> Result<Referred, Unresolved> {
     let kind = reference.kind.as_deref().unwrap_or("Service");
     let group = reference.group.as_deref().unwrap_or_default();
-    if kind == "Backend" && matches!(group, "" | "core.apoxy.dev") {
-        return Ok(());
+    match (kind, group) {
+        ("Service", "") => Ok(Referred::Service),
+        ("Backend", "" | "core.apoxy.dev") => Ok(Referred::Backend),
+        _ => {
+            let kind = if group.is_empty() { kind.to_owned() } else { format!("{group}/{kind}") };
+            let message = format!("kind {kind} is not supported: refer to a Service, or a Backend of core.apoxy.dev");
+            Err(Unresolved { reason: "InvalidKind", message })
+        }
     }
-    let kind = if group.is_empty() { kind.to_owned() } else { format!("{group}/{kind}") };
-    let message = format!("kind {kind} is not supported yet: refer to a Backend of core.apoxy.dev");
-    Err(Unresolved { reason: "InvalidKind", message })
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::{
 use crate::route::{
     host::HostPattern,
     matcher::{MatchError, Matcher, PathMatcher, ValueMatcher},
-    target::Rule,
+    target::{Answers, Rule},
 };
 
 /// A route made ready to be attached.
@@ -115,7 +115,7 @@ fn compile_route<'a>(
     let mut unresolved = Vec::new();
     let default = [HttpRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    let origin = Origin { index, namespace: place.namespace };
+    let origin = Origin { index, kind: "HTTPRoute", namespace: place.namespace, answers: Answers::Http };
     for (position, rule) in written.iter().enumerate() {
         match compile_rule(&origin, rule, Rule::new(project.clone(), name.clone(), Vec::new())) {
             Ok((matchers, rule, troubles)) => {
@@ -137,7 +137,10 @@ fn compile_route<'a>(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Origin<'a> {
     pub index: &'a backends::Index<'a>,
+    /// Of the route: kind and namespace.
+    pub kind: &'static str,
     pub namespace: &'a str,
+    pub answers: Answers,
 }
 
 /// Why a rule is dropped.

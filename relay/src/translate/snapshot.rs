@@ -10,6 +10,8 @@ use underpass_shared::resource::{
     http_route::HttpRoute,
     kind::Kind,
     metadata::{Metadata, Resource},
+    reference_grant::ReferenceGrant,
+    service::{EndpointSlice, Service},
     tunnel_node::TunnelNode,
 };
 
@@ -20,6 +22,9 @@ use super::{
 
 /// The kinds that [`ProjectSnapshot::read`] makes something of.
 pub const KINDS_READ: &[Kind] = &[
+    Kind::Namespace,
+    Kind::Service,
+    Kind::EndpointSlice,
     Kind::TunnelNode,
     Kind::Proxy,
     Kind::DomainZone,
@@ -28,6 +33,7 @@ pub const KINDS_READ: &[Kind] = &[
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::ListenerSet,
+    Kind::ReferenceGrant,
     Kind::Backend,
     Kind::BackendTlsPolicy,
     Kind::DirectResponse,
@@ -53,6 +59,11 @@ pub struct ProjectSnapshot {
     pub routes: Vec<HttpRoute>,
     pub backends: Vec<Backend>,
     pub nodes: Vec<TunnelNode>,
+    pub services: Vec<Service>,
+    pub slices: Vec<EndpointSlice>,
+    pub grants: Vec<ReferenceGrant>,
+    /// The labels of each namespace.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Proxies, and kinds that nothing is built for: whole objects.
     pub others: Vec<(Kind, Value)>,
     /// Whole objects of the kinds above that cannot be read, and why.
@@ -81,6 +92,9 @@ impl ProjectSnapshot {
         }
         // Nothing is decided from a status, and others may have written what our types do not know.
         object.as_object_mut().map(|object| object.remove("status"));
+        if self.take_core(kind, &object) {
+            return;
+        }
         let found = unserved::find(kind, &object);
         let read = match kind {
             Kind::GatewayClass => put(&mut self.gateway_classes, &object),
@@ -95,6 +109,22 @@ impl ProjectSnapshot {
             Ok(_) => {}
             Err(error) => self.unreadable.push((kind, object, error.to_string())),
         }
+    }
+
+    /// Takes an object that others have their say about, and we none. What cannot be read of it is not there for us.
+    fn take_core(&mut self, kind: Kind, object: &Value) -> bool {
+        match kind {
+            Kind::Namespace => {
+                if let Ok(metadata) = Metadata::deserialize(&object["metadata"]) {
+                    self.namespaces.insert(metadata.name, metadata.labels);
+                }
+            }
+            Kind::Service => drop(put(&mut self.services, object)),
+            Kind::EndpointSlice => self.slices.extend(EndpointSlice::deserialize(object)),
+            Kind::ReferenceGrant => drop(put(&mut self.grants, object)),
+            _ => return false,
+        }
+        true
     }
 
     /// What the object says that is not served.

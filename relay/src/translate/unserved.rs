@@ -167,10 +167,6 @@ pub fn warnings(kind: Kind, object: &Value) -> Vec<String> {
     if super::unbuilt::is_unbuilt(kind) {
         return vec![super::unbuilt::message(kind)];
     }
-    if kind == Kind::ReferenceGrant {
-        let message = "a ReferenceGrant is stored but not served yet: references into other namespaces stay refused";
-        return vec![message.to_owned()];
-    }
     unserved(kind, object).into_iter().map(|path| format!("{path} is stored but not served yet")).collect()
 }
 
@@ -359,11 +355,6 @@ mod tests {
         );
         check(Kind::Backend, json!({}), &[]);
         check(Kind::ConfigMap, json!({}), &[]);
-        check(
-            Kind::ReferenceGrant,
-            json!({}),
-            &["a ReferenceGrant is stored but not served yet: references into other namespaces stay refused"],
-        );
         check(Kind::SecurityPolicy, json!({}), &["a SecurityPolicy is stored and not served yet"]);
     }
 }

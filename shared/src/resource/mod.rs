@@ -11,4 +11,7 @@ pub mod kind;
 pub mod metadata;
 pub mod project;
 pub mod proxy;
+pub mod reference_grant;
+pub mod selector;
+pub mod service;
 pub mod tunnel_node;
