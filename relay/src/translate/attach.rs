@@ -69,8 +69,12 @@ fn outcome(gateways: &[Placed<'_>], route: &Compiled<'_>, reference: &ParentRefe
         let message = format!("Gateway {} has no listener of that sectionName and port", gateway.place);
         return refused("NoMatchingParent", message);
     }
-    if place.namespace != route.place.namespace {
-        let message = format!("Gateway {} takes routes of its own namespace only", gateway.place);
+    let allows = |placed: &PlacedListener<'_>| {
+        placed.allows("HTTPRoute", route.place.namespace, gateway.place.namespace, gateway.objects)
+    };
+    let selected: Vec<_> = selected.into_iter().filter(|(_, placed)| allows(placed)).collect();
+    if selected.is_empty() {
+        let message = format!("no such listener of Gateway {} takes HTTPRoutes of this namespace", gateway.place);
         return refused("NotAllowedByListeners", message);
     }
     if route.is_empty() {

@@ -9,14 +9,16 @@ use underpass_shared::{
     identity::ProjectName,
     resource::{
         condition::Condition,
-        gateway::{Gateway, GatewayAddress, GatewayStatus, Listener, ListenerProtocol, ListenerStatus, RouteGroupKind},
+        gateway::{
+            From, Gateway, GatewayAddress, GatewayStatus, Listener, ListenerProtocol, ListenerStatus, RouteGroupKind,
+        },
         kind::Kind,
     },
 };
 
 use super::{
     Place, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus, class_names, conditions, created, generation,
-    mention, routes::Compiled, stop, unserved::Unserved,
+    is_gateway_group, mention, routes::Compiled, stop, unserved::Unserved,
 };
 use crate::route::{
     host::HostPattern,
@@ -30,6 +32,8 @@ pub(super) struct Placed<'a> {
     pub place: Place<'a>,
     pub created: i64,
     pub gateway: &'a Gateway,
+    /// The objects of its project.
+    pub objects: &'a ProjectSnapshot,
     pub listeners: Vec<PlacedListener<'a>>,
     /// Why none of the listeners serves, where that is the Gateway's own fault.
     stopped: Option<Trouble>,
@@ -44,6 +48,10 @@ pub(super) struct PlacedListener<'a> {
     pub scheme: Scheme,
     pub hostname: HostPattern,
     pub trouble: Option<Trouble>,
+    /// The kinds of routes that may attach, each once.
+    kinds: Vec<&'static str>,
+    /// Kinds that it allows and that its protocol cannot serve, as they are written.
+    wrong_kinds: Vec<String>,
     /// Whether the listener asks for what is not served, so that what it refers to was not looked at.
     asks_too_much: bool,
 }
@@ -85,7 +93,7 @@ pub(super) fn place<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Plac
 }
 
 impl<'a> Placed<'a> {
-    fn new(project: &'a ProjectName, objects: &ProjectSnapshot, gateway: &'a Gateway, settings: &Settings) -> Self {
+    fn new(project: &'a ProjectName, objects: &'a ProjectSnapshot, gateway: &'a Gateway, settings: &Settings) -> Self {
         let found = objects.unserved(Kind::Gateway, &gateway.metadata);
         let (of_listeners, unserved): (Vec<_>, Vec<_>) =
             found.iter().cloned().partition(|field| field.path.starts_with("spec.listeners["));
@@ -106,7 +114,8 @@ impl<'a> Placed<'a> {
             placed
         });
         let (place, created) = (Place::of(&gateway.metadata), created(&gateway.metadata));
-        Self { project, place, created, gateway, listeners: listeners.collect(), stopped, unserved }
+        let listeners = listeners.collect();
+        Self { project, place, created, gateway, objects, listeners, stopped, unserved }
     }
 }
 
@@ -134,19 +143,59 @@ impl<'a> PlacedListener<'a> {
             }
             (Ok(_), None) => None,
         };
-        Self { listener, scheme, hostname: hostname.unwrap_or(HostPattern::Any), trouble, asks_too_much: false }
+        let (kinds, wrong_kinds) = kinds(listener);
+        let hostname = hostname.unwrap_or(HostPattern::Any);
+        Self { listener, scheme, hostname, trouble, kinds, wrong_kinds, asks_too_much: false }
+    }
+
+    /// Whether a route of `kind` in `namespace` may attach, on a Gateway in `own`.
+    pub(super) fn allows(&self, kind: &str, namespace: &str, own: &str, objects: &ProjectSnapshot) -> bool {
+        let allowed = self.listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+        let from_there = match allowed.map_or(From::Same, |namespaces| namespaces.from) {
+            From::All => true,
+            From::Same => namespace == own,
+            From::None => false,
+            From::Selector => {
+                let labels = objects.namespaces.get(namespace);
+                let selector = allowed.and_then(|namespaces| namespaces.selector.as_ref());
+                labels.zip(selector).is_some_and(|(labels, selector)| selector.chooses(labels))
+            }
+        };
+        from_there && self.kinds.contains(&kind)
     }
 
     fn not_served(listener: &'a Listener, scheme: Scheme, trouble: Trouble) -> Self {
         // Nothing is served under it, but routes are told whether their hostnames would fit.
         let hostname = HostPattern::parse(listener.hostname.as_deref().unwrap_or_default());
         let hostname = hostname.unwrap_or(HostPattern::Any);
-        Self { listener, scheme, hostname, trouble: Some(trouble), asks_too_much: true }
+        let (kinds, wrong_kinds) = kinds(listener);
+        Self { listener, scheme, hostname, trouble: Some(trouble), kinds, wrong_kinds, asks_too_much: true }
     }
 
     pub(super) fn serves(&self) -> bool {
         self.trouble.is_none()
     }
+}
+
+/// The kinds of routes that a listener takes, and those that it names in vain.
+fn kinds(listener: &Listener) -> (Vec<&'static str>, Vec<String>) {
+    let served: &[&'static str] = match listener.protocol {
+        ListenerProtocol::Http | ListenerProtocol::Https => &["HTTPRoute"],
+        ListenerProtocol::Other => &[],
+    };
+    let written = listener.allowed_routes.as_ref().map_or(&[][..], |allowed| &allowed.kinds);
+    if written.is_empty() {
+        return (served.to_vec(), Vec::new());
+    }
+    let is_named = |kind: &&&str| written.iter().any(|one| one.kind == **kind && is_group(&one.group));
+    let kinds: Vec<&'static str> = served.iter().filter(is_named).copied().collect();
+    let is_wrong = |one: &&RouteGroupKind| !served.contains(&one.kind.as_str()) || !is_group(&one.group);
+    let wrong = written.iter().filter(is_wrong).map(|one| format!("{}/{}", one.group, one.kind)).collect();
+    (kinds, wrong)
+}
+
+fn is_group(group: &str) -> bool {
+    group.is_empty() || is_gateway_group(Some(group))
 }
 
 /// Inside one Gateway all listeners that cannot be told apart lose.
@@ -256,11 +305,11 @@ fn gateway_address(value: &str) -> GatewayAddress {
 
 impl PlacedListener<'_> {
     fn status(&self, generation: i64, attached_routes: usize) -> ListenerStatus {
-        let route = RouteGroupKind { group: "gateway.networking.k8s.io".to_owned(), kind: "HTTPRoute".to_owned() };
-        let speaks_http = self.listener.protocol != ListenerProtocol::Other;
+        let group = "gateway.networking.k8s.io";
+        let kinds = self.kinds.iter().map(|kind| RouteGroupKind { group: group.to_owned(), kind: (*kind).to_owned() });
         ListenerStatus {
             name: self.listener.name.clone(),
-            supported_kinds: speaks_http.then_some(route).into_iter().collect(),
+            supported_kinds: kinds.collect(),
             attached_routes: i32::try_from(attached_routes).unwrap_or(i32::MAX),
             conditions: self.conditions(generation),
         }
@@ -278,6 +327,9 @@ impl PlacedListener<'_> {
                 "Pending",
                 "not looked at: the listener asks for what is not served",
             )
+        } else if !self.wrong_kinds.is_empty() {
+            let message = format!("allowedRoutes.kinds: the listener cannot serve {}", self.wrong_kinds.join(", "));
+            conditions::no(at, "ResolvedRefs", "InvalidRouteKinds", message)
         } else {
             conditions::yes(at, "ResolvedRefs", "ResolvedRefs", resolved)
         };

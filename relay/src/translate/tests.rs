@@ -328,8 +328,8 @@ fn unresolved_backends_answer_500_and_say_why() {
         assert_eq!(brief(conditions), ["Accepted=True/Accepted", &format!("ResolvedRefs=False/{reason}")]);
         assert!(message(conditions, "ResolvedRefs").contains(said), "{conditions:?}");
     };
-    check(json!({"name": "office", "port": 80}), "InvalidKind", "kind Service");
-    check(json!({"name": "office", "kind": "Service", "port": 80}), "InvalidKind", "kind Service");
+    check(json!({"name": "office", "port": 80}), "BackendNotFound", "Service default/office does not exist");
+    check(json!({"name": "office", "kind": "Pod", "port": 80}), "InvalidKind", "kind Pod");
     check(json!({"name": "x", "kind": "Backend", "group": "example.com"}), "InvalidKind", "example.com/Backend");
     check(json!({"name": "x", "kind": "Backend", "port": 80}), "BackendNotFound", "default/x");
     check(json!({"name": "x", "kind": "Backend", "namespace": "o", "port": 80}), "RefNotPermitted", "o/x");

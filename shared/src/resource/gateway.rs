@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{condition::Condition, metadata::Resource};
+use super::{condition::Condition, metadata::Resource, selector::LabelSelector};
 
 /// The controller name that makes a `GatewayClass` ours.
 pub const CONTROLLER_NAME: &str = "gateway.apoxy.dev/gatewayclass-controller";
@@ -38,6 +38,38 @@ pub struct Listener {
     /// The port that clients see; `--port-map` says where the relay binds it.
     pub port: u16,
     pub protocol: ListenerProtocol,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_routes: Option<AllowedRoutes>,
+}
+
+/// Which routes may attach to a listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AllowedRoutes {
+    /// None means those of the listener's own namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<FromNamespaces>,
+    /// Empty means all that the protocol can serve.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<RouteGroupKind>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FromNamespaces {
+    pub from: From,
+    /// For `Selector`, over the labels of Namespaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum From {
+    All,
+    Selector,
+    #[default]
+    Same,
+    None,
 }
 
 /// HTTPS terminates TLS with the relay's self-issued certificate: `tls` cannot be configured yet.
@@ -80,6 +112,7 @@ pub struct ListenerStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteGroupKind {
+    /// Empty in a listener means the Gateway API's.
     pub group: String,
     pub kind: String,
 }
