@@ -216,7 +216,7 @@ impl Controller {
                 Status::TunnelNode(conditions) => node_status(object, &wanted.project, conditions, &leased),
                 Status::GatewayClass(status) => json(&status),
                 Status::Gateway(status) => json(&status),
-                Status::HttpRoute(status) => json(&status),
+                Status::Route(_, status) => json(&status),
                 Status::Backend(status) => json(&status),
                 Status::Other(_, status) => status,
             };
@@ -304,7 +304,7 @@ fn stored(wanted: &Status, status: &Value) -> Option<Status> {
     match wanted {
         Status::GatewayClass(_) => read(status).map(Status::GatewayClass),
         Status::Gateway(_) => read(status).map(Status::Gateway),
-        Status::HttpRoute(_) => read(status).map(Status::HttpRoute),
+        Status::Route(kind, _) => read(status).map(|status| Status::Route(*kind, status)),
         Status::Backend(_) => read(status).map(Status::Backend),
         Status::TunnelNode(_) => read::<TunnelNodeStatus>(status).map(|status| Status::TunnelNode(status.conditions)),
         Status::Other(kind, _) => Some(Status::Other(*kind, status.clone())),

@@ -47,6 +47,8 @@ pub enum PathMatcher {
     /// Whole segments; kept without trailing slash, so that `/` is the empty text.
     Prefix(Box<str>),
     RegularExpression(Regex),
+    /// A method of whatever gRPC service: the second of two segments.
+    Method(Box<str>),
 }
 
 /// How a header's or query parameter's value must look.
@@ -86,6 +88,12 @@ impl PathMatcher {
         compile(expression).map(Self::RegularExpression)
     }
 
+    /// `method` of any gRPC service.
+    #[must_use]
+    pub fn method(method: &str) -> Self {
+        Self::Method(method.into())
+    }
+
     fn fits(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *path,
@@ -93,6 +101,10 @@ impl PathMatcher {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Self::RegularExpression(expression) => expression.is_match(path),
+            Self::Method(method) => {
+                let segments = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+                segments.is_some_and(|(service, rest)| !service.is_empty() && *rest == **method)
+            }
         }
     }
 
@@ -100,7 +112,7 @@ impl PathMatcher {
         match self {
             Self::Exact(_) => PathKind::Exact,
             Self::RegularExpression(_) => PathKind::RegularExpression,
-            Self::Prefix(_) => PathKind::Prefix,
+            Self::Prefix(_) | Self::Method(_) => PathKind::Prefix,
         }
     }
 
@@ -108,6 +120,7 @@ impl PathMatcher {
         match self {
             Self::Exact(path) | Self::Prefix(path) => path.chars().count(),
             Self::RegularExpression(expression) => expression.as_str().chars().count(),
+            Self::Method(_) => 0,
         }
     }
 }
@@ -208,7 +221,7 @@ impl Matcher {
     }
 
     pub(super) fn has_method(&self) -> bool {
-        self.method.is_some()
+        self.method.is_some() || matches!(self.path, PathMatcher::Method(_))
     }
 
     pub(super) fn header_count(&self) -> usize {
@@ -320,6 +333,16 @@ mod tests {
         let matcher = Matcher::new(PathMatcher::regular_expression("/tasks/[0-9]+|/t").unwrap());
         assert!(fits(&matcher, "/tasks/12", &[]) && fits(&matcher, "/t", &[]));
         assert!(!fits(&matcher, "/tasks/12/x", &[]) && !fits(&matcher, "/x/tasks/12", &[]));
+    }
+
+    #[test]
+    fn a_method_is_the_second_of_two_segments() {
+        let matcher = Matcher::new(PathMatcher::method("Get"));
+        assert!(fits(&matcher, "/a.Service/Get", &[]));
+        for path in ["/a.Service/get", "/Get", "/a/b/Get", "//Get", "/a/Get/"] {
+            assert!(!fits(&matcher, path, &[]), "{path}");
+        }
+        assert!(matcher.has_method(), "more than a match of everything");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) fn find_listeners<'a>(snapshot: &Snapshot, gateways: &[Placed<'_>], r
     let others: BTreeMap<&ProjectName, BTreeSet<GatewayPlace<'_>>> =
         snapshot.projects.iter().map(|(project, objects)| (project, foreign_gateways(objects))).collect();
     for route in routes {
-        let references: &'a [ParentReference] = &route.route.spec.parent_refs;
+        let references: &'a [ParentReference] = route.parent_refs;
         let ours = references.iter().filter(|reference| {
             let place = place_of(reference, route);
             let foreign =
@@ -70,11 +70,15 @@ fn outcome(gateways: &[Placed<'_>], route: &Compiled<'_>, reference: &ParentRefe
         return refused("NoMatchingParent", message);
     }
     let allows = |placed: &PlacedListener<'_>| {
-        placed.allows("HTTPRoute", route.place.namespace, gateway.place.namespace, gateway.objects)
+        placed.allows(route.kind.info().name, route.place.namespace, gateway.place.namespace, gateway.objects)
     };
     let selected: Vec<_> = selected.into_iter().filter(|(_, placed)| allows(placed)).collect();
     if selected.is_empty() {
-        let message = format!("no such listener of Gateway {} takes HTTPRoutes of this namespace", gateway.place);
+        let message = format!(
+            "no such listener of Gateway {} takes {}s of this namespace",
+            gateway.place,
+            route.kind.info().name
+        );
         return refused("NotAllowedByListeners", message);
     }
     if route.is_empty() {

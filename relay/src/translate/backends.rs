@@ -155,10 +155,10 @@ pub(super) struct Unresolved {
 /// One project's Backends by place, for the routes that refer to them.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
-    project: &'a ProjectName,
+    pub(super) project: &'a ProjectName,
     backends: BTreeMap<Place<'a>, &'a Backend>,
     services: Services<'a>,
-    objects: &'a ProjectSnapshot,
+    pub(super) objects: &'a ProjectSnapshot,
     settings: &'a Settings,
 }
 
@@ -195,7 +195,7 @@ fn find(origin: &Origin<'_>, reference: &BackendObjectReference) -> Result<Vec<A
     let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
     let group = if kind == Referred::Service { "" } else { "core.apoxy.dev" };
     let to = End { group, kind: kind.name(), namespace: place.namespace };
-    let from = End { group: "gateway.networking.k8s.io", kind: origin.kind, namespace };
+    let from = End { group: "gateway.networking.k8s.io", kind: origin.kind.info().name, namespace };
     // Before anything is said of what is there: whether it exists is nobody's business without a grant.
     if !grants::permits(&index.objects.grants, from, to, &reference.name) {
         let message = format!("{place} is in another namespace, where no ReferenceGrant lets the route refer to it");

@@ -58,8 +58,8 @@ impl Status {
                     keep_times(&mut listener.conditions, same.map_or(&[], |known| &known.conditions), now);
                 }
             }
-            Self::HttpRoute(wanted) => {
-                let current = if let Some(Self::HttpRoute(current)) = current { &*current.parents } else { &[] };
+            Self::Route(_, wanted) => {
+                let current = if let Some(Self::Route(_, current)) = current { &*current.parents } else { &[] };
                 for parent in &mut wanted.parents {
                     let same = current.iter().find(|known| known.parent_ref == parent.parent_ref);
                     keep_times(&mut parent.conditions, same.map_or(&[], |known| &known.conditions), now);

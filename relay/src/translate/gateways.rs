@@ -180,7 +180,7 @@ impl<'a> PlacedListener<'a> {
 /// The kinds of routes that a listener takes, and those that it names in vain.
 fn kinds(listener: &Listener) -> (Vec<&'static str>, Vec<String>) {
     let served: &[&'static str] = match listener.protocol {
-        ListenerProtocol::Http | ListenerProtocol::Https => &["HTTPRoute"],
+        ListenerProtocol::Http | ListenerProtocol::Https => &["HTTPRoute", "GRPCRoute"],
         ListenerProtocol::Other => &[],
     };
     let written = listener.allowed_routes.as_ref().map_or(&[][..], |allowed| &allowed.kinds);

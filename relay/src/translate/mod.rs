@@ -90,7 +90,8 @@ pub struct WantedStatus {
 pub enum Status {
     GatewayClass(GatewayClassStatus),
     Gateway(GatewayStatus),
-    HttpRoute(RouteStatus),
+    /// Of whichever kind of route.
+    Route(Kind, RouteStatus),
     Backend(BackendStatus),
     /// Conditions about the node's spec only; the tunnels know the rest of its status.
     TunnelNode(Vec<Condition>),
@@ -104,10 +105,9 @@ impl Status {
         match self {
             Self::GatewayClass(_) => Kind::GatewayClass,
             Self::Gateway(_) => Kind::Gateway,
-            Self::HttpRoute(_) => Kind::HttpRoute,
             Self::Backend(_) => Kind::Backend,
             Self::TunnelNode(_) => Kind::TunnelNode,
-            Self::Other(kind, _) => *kind,
+            Self::Route(kind, _) | Self::Other(kind, _) => *kind,
         }
     }
 }

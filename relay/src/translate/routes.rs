@@ -1,16 +1,19 @@
-//! HTTPRoutes: their rules compiled, their parents as they were found, and what their status says.
+//! HTTPRoutes and GRPCRoutes: their rules compiled, their parents as they were found, and what their status says.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use underpass_shared::{
     identity::ProjectName,
     resource::{
+        filter::Filter,
         gateway::CONTROLLER_NAME,
+        grpc_route::{GrpcRoute, GrpcRouteMatch, GrpcRouteRule},
         http_route::{
-            HttpRoute, HttpRouteMatch, HttpRouteRule, HttpValueMatch, ParentReference, PathMatchType,
+            HttpBackendRef, HttpRoute, HttpRouteMatch, HttpRouteRule, HttpValueMatch, ParentReference, PathMatchType,
             RouteParentStatus, RouteStatus, ValueMatchType,
         },
         kind::Kind,
+        metadata::Metadata,
     },
 };
 
@@ -33,7 +36,9 @@ pub(super) struct Compiled<'a> {
     pub project: &'a ProjectName,
     pub place: Place<'a>,
     pub created: i64,
-    pub route: &'a HttpRoute,
+    pub kind: Kind,
+    pub metadata: &'a Metadata,
+    pub parent_refs: &'a [ParentReference],
     /// What the route says it serves; never empty, unless every hostname was unreadable.
     pub hostnames: Vec<HostPattern>,
     pub rules: Vec<CompiledRule>,
@@ -78,59 +83,87 @@ pub(super) struct Attached {
 }
 
 /// All routes, compiled; their parents are still to be found.
-pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Compiled<'a>> {
+pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &'a Settings) -> Vec<Compiled<'a>> {
     let mut routes = Vec::new();
     for (project, objects) in &snapshot.projects {
         let index = backends::Index::new(project, objects, settings);
-        routes.extend(objects.routes.iter().map(|route| {
-            let stop = stop(objects.unserved(Kind::HttpRoute, &route.metadata));
-            compile_route(project, &index, route, stop.map(|(_, message)| message))
-        }));
+        routes.extend(objects.routes.iter().map(|route| of_http(&index, route)));
+        routes.extend(objects.grpc_routes.iter().map(|route| of_grpc(&index, route)));
     }
-    routes.sort_by(|a, b| (a.created, a.project, &a.place).cmp(&(b.created, b.project, &b.place)));
+    routes.sort_by(|a, b| (a.created, a.project, &a.place, a.kind).cmp(&(b.created, b.project, &b.place, b.kind)));
     routes
 }
 
-/// A route with a `stop` has no rules: what it says in vain could be what protects its backends.
-fn compile_route<'a>(
-    project: &'a ProjectName,
-    index: &backends::Index<'_>,
-    route: &'a HttpRoute,
-    stop: Option<String>,
-) -> Compiled<'a> {
-    let place = Place::of(&route.metadata);
-    let mut problems = Vec::new();
-    let mut hostnames = Vec::new();
-    for (index, hostname) in route.spec.hostnames.iter().enumerate() {
-        match HostPattern::parse(hostname) {
-            Ok(pattern) => hostnames.push(pattern),
-            Err(error) => problems.push(format!("Dropped Hostname spec.hostnames[{index}]: {error}")),
-        }
-    }
-    if route.spec.hostnames.is_empty() {
-        hostnames.push(HostPattern::Any);
-    }
-    let name: Arc<str> = place.to_string().into();
-    let mut rules = Vec::new();
-    let mut unresolved = Vec::new();
+/// A rule ready to be chosen: by what, and the references of it that lead nowhere.
+type Ready = (Vec<Matcher>, Rule, Vec<Unresolved>);
+
+fn of_http<'a>(index: &backends::Index<'a>, route: &'a HttpRoute) -> Compiled<'a> {
+    let mut compiled = Compiled::new(index, Kind::HttpRoute, &route.metadata, &route.spec.parent_refs);
+    compiled.read_hostnames(&route.spec.hostnames);
+    let origin = Origin { index, kind: Kind::HttpRoute, namespace: compiled.place.namespace, answers: Answers::Http };
     let default = [HttpRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    let origin = Origin { index, kind: "HTTPRoute", namespace: place.namespace, answers: Answers::Http };
-    for (position, rule) in written.iter().enumerate() {
-        match compile_rule(&origin, rule, Rule::new(project.clone(), name.clone(), Vec::new())) {
-            Ok((matchers, rule, troubles)) => {
-                unresolved.extend(troubles);
-                rules.push(CompiledRule { position, matchers, rule: Arc::new(rule) });
-            }
-            Err(error) => problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),
+    compiled.read_rules(index, written.iter().map(|rule| http_rule(&origin, rule)));
+    compiled
+}
+
+fn of_grpc<'a>(index: &backends::Index<'a>, route: &'a GrpcRoute) -> Compiled<'a> {
+    let mut compiled = Compiled::new(index, Kind::GrpcRoute, &route.metadata, &route.spec.parent_refs);
+    compiled.read_hostnames(&route.spec.hostnames);
+    let origin = Origin { index, kind: Kind::GrpcRoute, namespace: compiled.place.namespace, answers: Answers::Grpc };
+    let default = [GrpcRouteRule::default()];
+    let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
+    compiled.read_rules(index, written.iter().map(|rule| grpc_rule(&origin, rule)));
+    compiled
+}
+
+impl<'a> Compiled<'a> {
+    fn new(index: &backends::Index<'a>, kind: Kind, metadata: &'a Metadata, parents: &'a [ParentReference]) -> Self {
+        Self {
+            project: index.project,
+            place: Place::of(metadata),
+            created: created(metadata),
+            kind,
+            metadata,
+            parent_refs: parents,
+            hostnames: Vec::new(),
+            rules: Vec::new(),
+            parents: Vec::new(),
+            problems: Vec::new(),
+            unresolved: Vec::new(),
         }
     }
-    if let Some(stop) = stop {
-        rules.clear();
-        problems.insert(0, stop);
+
+    fn read_hostnames(&mut self, written: &[String]) {
+        for (index, hostname) in written.iter().enumerate() {
+            match HostPattern::parse(hostname) {
+                Ok(pattern) => self.hostnames.push(pattern),
+                Err(error) => self.problems.push(format!("Dropped Hostname spec.hostnames[{index}]: {error}")),
+            }
+        }
+        if written.is_empty() {
+            self.hostnames.push(HostPattern::Any);
+        }
     }
-    let created = created(&route.metadata);
-    Compiled { project, place, created, route, hostnames, rules, parents: Vec::new(), problems, unresolved }
+
+    /// A route that says what is not served has no rules: what it says in vain could be what protects its backends.
+    fn read_rules(&mut self, index: &backends::Index<'_>, rules: impl Iterator<Item = Result<Ready, RuleError>>) {
+        let name: Arc<str> = self.place.to_string().into();
+        for (position, rule) in rules.enumerate() {
+            match rule {
+                Ok((matchers, mut rule, troubles)) => {
+                    rule.route = name.clone();
+                    self.unresolved.extend(troubles);
+                    self.rules.push(CompiledRule { position, matchers, rule: Arc::new(rule) });
+                }
+                Err(error) => self.problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),
+            }
+        }
+        if let Some((_, message)) = stop(index.objects.unserved(self.kind, self.metadata)) {
+            self.rules.clear();
+            self.problems.insert(0, message);
+        }
+    }
 }
 
 /// Where a reference is written.
@@ -138,7 +171,7 @@ fn compile_route<'a>(
 pub(super) struct Origin<'a> {
     pub index: &'a backends::Index<'a>,
     /// Of the route: kind and namespace.
-    pub kind: &'static str,
+    pub kind: Kind,
     pub namespace: &'a str,
     pub answers: Answers,
 }
@@ -152,25 +185,66 @@ enum RuleError {
     Filter(#[from] FilterError),
 }
 
-/// Completes `rule`, with what it takes to be chosen and the references that lead nowhere.
-fn compile_rule(
-    origin: &Origin<'_>,
-    written: &HttpRouteRule,
-    mut rule: Rule,
-) -> Result<(Vec<Matcher>, Rule, Vec<Unresolved>), RuleError> {
+fn http_rule(origin: &Origin<'_>, written: &HttpRouteRule) -> Result<Ready, RuleError> {
     let matchers = compile_matches(&written.matches)?;
-    let (of_rule, mut unresolved) = filters::compile(origin, &written.filters, &written.matches)?;
-    rule.filters = of_rule;
+    let mut rule = Rule::new(origin.index.project.clone(), "".into(), Vec::new());
+    let unresolved = read_backends(origin, &mut rule, &written.filters, &written.backend_refs, &written.matches)?;
     rule.timeouts = filters::timeouts(written.timeouts.as_ref())?;
     rule.retry = filters::retry(written.retry.as_ref())?;
-    for reference in &written.backend_refs {
+    Ok((matchers, rule, unresolved))
+}
+
+fn grpc_rule(origin: &Origin<'_>, written: &GrpcRouteRule) -> Result<Ready, RuleError> {
+    let matchers = match &written.matches[..] {
+        [] => vec![Matcher::new(PathMatcher::prefix("/")?)],
+        matches => matches.iter().map(grpc_match).collect::<Result<_, _>>()?,
+    };
+    let mut rule = Rule::new(origin.index.project.clone(), "".into(), Vec::new());
+    rule.answers = Answers::Grpc;
+    let unresolved = read_backends(origin, &mut rule, &written.filters, &written.backend_refs, &[])?;
+    Ok((matchers, rule, unresolved))
+}
+
+/// Gives `rule` its filters and backends.
+fn read_backends(
+    origin: &Origin<'_>,
+    rule: &mut Rule,
+    of_rule: &[Filter],
+    references: &[HttpBackendRef],
+    matches: &[HttpRouteMatch],
+) -> Result<Vec<Unresolved>, RuleError> {
+    let (compiled, mut unresolved) = filters::compile(origin, of_rule, matches)?;
+    rule.filters = compiled;
+    for reference in references {
         let (mut backend, trouble) = backends::resolve(origin, &reference.to, reference.weight);
-        let (of_backend, troubles) = filters::compile(origin, &reference.filters, &written.matches)?;
+        let (of_backend, troubles) = filters::compile(origin, &reference.filters, matches)?;
         backend.filters = of_backend;
         unresolved.extend(trouble.into_iter().chain(troubles));
         rule.backends.push(backend);
     }
-    Ok((matchers, rule, unresolved))
+    Ok(unresolved)
+}
+
+/// A method of gRPC is a path of two segments (gRPC over HTTP/2, "Requests").
+fn grpc_match(written: &GrpcRouteMatch) -> Result<Matcher, MatchError> {
+    let method = written.method.clone().unwrap_or_default();
+    let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    let path = match (method.kind, named(&method.service), named(&method.method)) {
+        (_, None, None) => PathMatcher::prefix("/")?,
+        (ValueMatchType::Exact, Some(service), Some(method)) => PathMatcher::exact(&format!("/{service}/{method}"))?,
+        (ValueMatchType::Exact, Some(service), None) => PathMatcher::prefix(&format!("/{service}"))?,
+        (ValueMatchType::Exact, None, Some(method)) => PathMatcher::method(&method),
+        (ValueMatchType::RegularExpression, service, method) => {
+            let any = || "[^/]+".to_owned();
+            let (service, method) = (service.unwrap_or_else(any), method.unwrap_or_else(any));
+            PathMatcher::regular_expression(&format!("/(?:{service})/(?:{method})"))?
+        }
+    };
+    let mut matcher = Matcher::new(path);
+    for header in &written.headers {
+        matcher = matcher.header(&header.name, compile_value(header)?)?;
+    }
+    Ok(matcher)
 }
 
 fn compile_matches(matches: &[HttpRouteMatch]) -> Result<Vec<Matcher>, MatchError> {
@@ -246,12 +320,12 @@ impl Compiled<'_> {
             project: self.project.clone(),
             namespace: Some(self.place.namespace.to_owned()),
             name: self.place.name.to_owned(),
-            status: Status::HttpRoute(RouteStatus { parents }),
+            status: Status::Route(self.kind, RouteStatus { parents }),
         }
     }
 
     fn parent_status(&self, parent: &Parent<'_>) -> RouteParentStatus {
-        let at = generation(&self.route.metadata);
+        let at = generation(self.metadata);
         let accepted = match &parent.outcome {
             Outcome::Refused { reason, message } => conditions::no(at, "Accepted", reason, message),
             Outcome::Attached(attached) => match foreign_hosts(attached) {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use underpass_shared::resource::{
     backend::Backend,
     gateway::{Gateway, GatewayClass},
+    grpc_route::GrpcRoute,
     http_route::HttpRoute,
     kind::Kind,
     metadata::{Metadata, Resource},
@@ -57,6 +58,7 @@ pub struct ProjectSnapshot {
     pub gateway_classes: Vec<GatewayClass>,
     pub gateways: Vec<Gateway>,
     pub routes: Vec<HttpRoute>,
+    pub grpc_routes: Vec<GrpcRoute>,
     pub backends: Vec<Backend>,
     pub nodes: Vec<TunnelNode>,
     pub services: Vec<Service>,
@@ -100,6 +102,7 @@ impl ProjectSnapshot {
             Kind::GatewayClass => put(&mut self.gateway_classes, &object),
             Kind::Gateway => put(&mut self.gateways, &object),
             Kind::HttpRoute => put(&mut self.routes, &object),
+            Kind::GrpcRoute => put(&mut self.grpc_routes, &object),
             Kind::Backend => put(&mut self.backends, &object),
             Kind::TunnelNode => put(&mut self.nodes, &object),
             _ => return,

@@ -103,7 +103,7 @@ impl Translation {
     }
 
     fn parents(&self, project: &str, name: &str) -> &[RouteParentStatus] {
-        let Status::HttpRoute(status) = self.status(project, Kind::HttpRoute, name) else { unreachable!() };
+        let Status::Route(_, status) = self.status(project, Kind::HttpRoute, name) else { unreachable!() };
         &status.parents
     }
 
@@ -533,7 +533,7 @@ proptest! {
     fn whatever_is_not_served_says_so(objects in arbitrary_project()) {
         let translation = one(built(&objects, false));
         for wanted in &translation.wanted {
-            let Status::HttpRoute(status) = &wanted.status else { continue };
+            let Status::Route(_, status) = &wanted.status else { continue };
             for parent in &status.parents {
                 let conditions = &parent.conditions;
                 let accepted = conditions.iter().find(|one| one.kind == "Accepted").unwrap();

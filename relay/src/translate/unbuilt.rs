@@ -32,7 +32,7 @@ enum Form {
 
 fn form(kind: Kind) -> Option<Form> {
     match kind {
-        Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => Some(Form::Route),
+        Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => Some(Form::Route),
         Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy | Kind::ClientTrafficPolicy | Kind::SecurityPolicy => {
             Some(Form::Policy)
         }

@@ -81,6 +81,13 @@ const HTTP_ROUTE: &[Row] = &[
     only("spec.rules[].backendRefs[].filters[].type", FILTERS, VALUE),
 ];
 
+const GRPC_ROUTE: &[Row] = &[
+    only("spec.useDefaultGateways", &["None"], VALUE),
+    only("spec.rules[].filters[].type", FILTERS, VALUE),
+    stops("spec.rules[].sessionPersistence", VALUE),
+    only("spec.rules[].backendRefs[].filters[].type", FILTERS, VALUE),
+];
+
 /// Fields of a listener stop that listener; the others, the whole Gateway.
 const GATEWAY: &[Row] = &[
     only("spec.listeners[].protocol", &["HTTP", "HTTPS"], "UnsupportedProtocol"),
@@ -129,6 +136,7 @@ const PROJECT: &[Row] = &[harmless("spec.hostnameSuffix")];
 fn rows(kind: Kind) -> &'static [Row] {
     match kind {
         Kind::HttpRoute => HTTP_ROUTE,
+        Kind::GrpcRoute => GRPC_ROUTE,
         Kind::Gateway => GATEWAY,
         Kind::GatewayClass => GATEWAY_CLASS,
         Kind::Backend => BACKEND,

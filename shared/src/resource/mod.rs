@@ -6,6 +6,7 @@ pub mod backend;
 pub mod condition;
 pub mod filter;
 pub mod gateway;
+pub mod grpc_route;
 pub mod http_route;
 pub mod kind;
 pub mod metadata;

@@ -180,9 +180,9 @@ fn routes_of_kinds_that_are_not_built_are_refused_at_each_parent_of_ours() {
     let parents = json!([
         {"name": "default", "sectionName": "http"}, {"name": "foreign"}, {"name": "s", "group": "", "kind": "Service"}, {}
     ]);
-    let route = whole(Kind::GrpcRoute, "r", &json!({ "parentRefs": parents }));
+    let route = whole(Kind::TcpRoute, "r", &json!({ "parentRefs": parents }));
     let translation = with(vec![others, foreign, route]);
-    let status = json_of(&translation, Kind::GrpcRoute, "r");
+    let status = json_of(&translation, Kind::TcpRoute, "r");
     let want = json!({"parents": [{
         "parentRef": {
             "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "default", "sectionName": "http"
@@ -282,7 +282,7 @@ fn what_others_wrote_stays_and_times_are_kept() {
         json!({"parentRef": {"name": "g"}, "controllerName": controller, "conditions": conditions})
     };
     let current = Status::Other(
-        Kind::GrpcRoute,
+        Kind::TcpRoute,
         json!({
             "parents": [entry("example.com/x", "t0"), entry(CONTROLLER_NAME, "t1")],
             "conditions": [condition("Theirs", "True", "t0"), condition("Accepted", "True", "t1")],
@@ -292,10 +292,10 @@ fn what_others_wrote_stays_and_times_are_kept() {
     let ours = json!({
         "parents": [entry(CONTROLLER_NAME, "")], "conditions": [condition("Accepted", "False", "")],
     });
-    let mut wanted = Status::Other(Kind::GrpcRoute, ours.clone());
+    let mut wanted = Status::Other(Kind::TcpRoute, ours.clone());
     wanted.keep_times(Some(&current), "t2");
     let want = Status::Other(
-        Kind::GrpcRoute,
+        Kind::TcpRoute,
         json!({
             "parents": [entry(CONTROLLER_NAME, "t1"), entry("example.com/x", "t0")],
             "conditions": [condition("Accepted", "False", "t2"), condition("Theirs", "True", "t0")],
@@ -303,7 +303,7 @@ fn what_others_wrote_stays_and_times_are_kept() {
         }),
     );
     assert_eq!(wanted, want);
-    let mut again = Status::Other(Kind::GrpcRoute, ours);
+    let mut again = Status::Other(Kind::TcpRoute, ours);
     again.keep_times(Some(&want), "t3");
     assert_eq!(again, want, "what is right is not written again");
 }
