@@ -87,12 +87,15 @@ fn outcome(gateways: &[Placed<'_>], route: &Compiled<'_>, reference: &ParentRefe
     let attached: Vec<Attached> = selected
         .iter()
         .flat_map(|(listener, placed)| {
-            hosts(&route.hostnames, &placed.hostname).into_iter().map(|host| Attached {
-                gateway: index,
-                listener: *listener,
-                port: placed.listener.port,
-                host,
-                owned: true,
+            let hosts = hosts(&route.hostnames, &placed.hostname);
+            hosts.into_iter().flat_map(|host| {
+                gateway.addresses.listen.iter().map(move |&address| Attached {
+                    gateway: index,
+                    listener: *listener,
+                    at: ListenAddress { address, port: placed.listener.port },
+                    host: host.clone(),
+                    owned: true,
+                })
             })
         })
         .collect();
@@ -116,22 +119,24 @@ fn hosts(route: &[HostPattern], listener: &HostPattern) -> BTreeSet<HostPattern>
 pub(super) fn build(builder: &mut TableBuilder, gateways: &[Placed<'_>], routes: &[Compiled<'_>], owners: &Owners) {
     for gateway in gateways {
         for placed in gateway.listeners.iter().filter(|placed| placed.serves()) {
-            let at = ListenAddress::shared(placed.listener.port);
-            match placed.scheme {
-                Scheme::Http => builder.http(at, gateway.project, &placed.hostname),
-                Scheme::Https => builder.https(at, gateway.project, &placed.hostname, Arc::default()),
+            for &address in &gateway.addresses.listen {
+                let at = ListenAddress { address, port: placed.listener.port };
+                match placed.scheme {
+                    Scheme::Http => builder.http(at, gateway.project, &placed.hostname),
+                    Scheme::Https => builder.https(at, gateway.project, &placed.hostname, Arc::default()),
+                }
             }
         }
     }
-    for ((port, host), project) in owners {
-        builder.owner(ListenAddress::shared(*port), host, project);
+    for ((at, host), project) in owners {
+        builder.owner(*at, host, project);
     }
     for route in routes {
         // Two parents, or two Gateways that share a listener's port and hostname, attach a route once.
         let mut done = BTreeSet::new();
         for at in route.attachments().filter(|at| at.owned) {
             let placed = &gateways[at.gateway].listeners[at.listener];
-            if placed.serves() && done.insert((at.port, &placed.hostname, &at.host)) {
+            if placed.serves() && done.insert((at.at, &placed.hostname, &at.host)) {
                 attach_rules(builder, route, placed, at);
             }
         }
@@ -142,7 +147,7 @@ fn attach_rules(builder: &mut TableBuilder, route: &Compiled<'_>, placed: &Place
     for compiled in &route.rules {
         for (position, matcher) in compiled.matchers.iter().enumerate() {
             builder.attach(Attachment {
-                at: ListenAddress::shared(at.port),
+                at: at.at,
                 listener: &placed.hostname,
                 host: &at.host,
                 matcher: matcher.clone(),

@@ -1,24 +1,23 @@
 //! Gateways: which of their listeners can be served, which stand in each other's way, and what their status says.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use underpass_shared::{
     identity::ProjectName,
     resource::{
         condition::Condition,
-        gateway::{
-            From, Gateway, GatewayAddress, GatewayStatus, Listener, ListenerProtocol, ListenerStatus, RouteGroupKind,
-        },
+        gateway::{From, Gateway, GatewayStatus, Listener, ListenerProtocol, ListenerStatus, RouteGroupKind},
         kind::Kind,
     },
 };
 
 use super::{
-    Place, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus, class_names, conditions, created, generation,
-    is_gateway_group, mention, routes::Compiled, stop, unserved::Unserved,
+    Place, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus,
+    addresses::{self, Addresses},
+    class_names, conditions, created, generation, is_gateway_group, mention,
+    routes::Compiled,
+    stop,
+    unserved::Unserved,
 };
 use crate::route::{
     host::HostPattern,
@@ -35,6 +34,7 @@ pub(super) struct Placed<'a> {
     /// The objects of its project.
     pub objects: &'a ProjectSnapshot,
     pub listeners: Vec<PlacedListener<'a>>,
+    pub addresses: Addresses,
     /// Why none of the listeners serves, where that is the Gateway's own fault.
     stopped: Option<Trouble>,
     /// What the Gateway says that is not served.
@@ -82,9 +82,14 @@ pub(super) fn place<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Plac
     for (project, objects) in &snapshot.projects {
         let (ours, _) = class_names(objects);
         let of_ours = objects.gateways.iter().filter(|gateway| ours.contains(&*gateway.spec.gateway_class_name));
-        gateways.extend(of_ours.map(|gateway| Placed::new(project, objects, gateway, settings)));
+        gateways.extend(of_ours.map(|gateway| Placed::new(project, objects, gateway)));
     }
     gateways.sort_by(|a, b| (a.created, a.project, &a.place).cmp(&(b.created, b.project, &b.place)));
+    let assigned = addresses::assign(gateways.iter().map(|gateway| gateway.gateway), settings);
+    for (gateway, addresses) in gateways.iter_mut().zip(assigned) {
+        gateway.addresses = addresses;
+        gateway.check_addresses(settings);
+    }
     for gateway in &mut gateways {
         find_conflicts_within(&mut gateway.listeners);
     }
@@ -93,7 +98,7 @@ pub(super) fn place<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Plac
 }
 
 impl<'a> Placed<'a> {
-    fn new(project: &'a ProjectName, objects: &'a ProjectSnapshot, gateway: &'a Gateway, settings: &Settings) -> Self {
+    fn new(project: &'a ProjectName, objects: &'a ProjectSnapshot, gateway: &'a Gateway) -> Self {
         let found = objects.unserved(Kind::Gateway, &gateway.metadata);
         let (of_listeners, unserved): (Vec<_>, Vec<_>) =
             found.iter().cloned().partition(|field| field.path.starts_with("spec.listeners["));
@@ -107,7 +112,7 @@ impl<'a> Placed<'a> {
         let stopped = own.or_else(of_class);
         let listeners = gateway.spec.listeners.iter().enumerate().map(|(index, listener)| {
             let found: Vec<_> = of_listeners.iter().filter(|field| field.item == Some(index)).cloned().collect();
-            let mut placed = PlacedListener::new(listener, settings, &found);
+            let mut placed = PlacedListener::new(listener, &found);
             if let (Some(stopped), None) = (&stopped, &placed.trouble) {
                 placed.trouble = Some(Trouble::new("UnsupportedValue", format!("the Gateway: {}", stopped.message)));
             }
@@ -115,12 +120,27 @@ impl<'a> Placed<'a> {
         });
         let (place, created) = (Place::of(&gateway.metadata), created(&gateway.metadata));
         let listeners = listeners.collect();
-        Self { project, place, created, gateway, objects, listeners, stopped, unserved }
+        let addresses = Addresses { listen: Vec::new(), shown: Vec::new(), trouble: None };
+        Self { project, place, created, gateway, objects, listeners, addresses, stopped, unserved }
+    }
+
+    /// Stops the listeners of a Gateway that is not reached, and those whose sockets could not be had.
+    fn check_addresses(&mut self, settings: &Settings) {
+        for placed in self.listeners.iter_mut().filter(|placed| placed.serves()) {
+            let port = placed.listener.port;
+            let mut at = self.addresses.listen.iter().map(|&address| ListenAddress { address, port });
+            placed.trouble = match &self.addresses.trouble {
+                Some(trouble) => Some(trouble.clone()),
+                None => at
+                    .find_map(|at| settings.ports_unavailable.get(&at))
+                    .map(|why| Trouble::new("PortUnavailable", why)),
+            };
+        }
     }
 }
 
 impl<'a> PlacedListener<'a> {
-    fn new(listener: &'a Listener, settings: &Settings, found: &[Unserved]) -> Self {
+    fn new(listener: &'a Listener, found: &[Unserved]) -> Self {
         // The scheme of a listener that is not served is never looked at.
         let (scheme, known) = match listener.protocol {
             ListenerProtocol::Http => (Scheme::Http, true),
@@ -135,13 +155,10 @@ impl<'a> PlacedListener<'a> {
             return Self::not_served(listener, scheme, trouble);
         }
         let hostname = HostPattern::parse(listener.hostname.as_deref().unwrap_or_default());
-        let trouble = match (&hostname, settings.ports_unavailable.get(&ListenAddress::shared(listener.port))) {
-            (Err(error), _) => Some(Trouble::new("UnsupportedValue", format!("hostname: {error}"))),
-            (Ok(_), Some(why)) => Some(Trouble::new("PortUnavailable", why)),
-            (Ok(_), None) if listener.port == 0 => {
-                Some(Trouble::new("PortUnavailable", "port 0 cannot be listened on"))
-            }
-            (Ok(_), None) => None,
+        let trouble = match &hostname {
+            Err(error) => Some(Trouble::new("UnsupportedValue", format!("hostname: {error}"))),
+            Ok(_) if listener.port == 0 => Some(Trouble::new("PortUnavailable", "port 0 cannot be listened on")),
+            Ok(_) => None,
         };
         let (kinds, wrong_kinds) = kinds(listener);
         let hostname = hostname.unwrap_or(HostPattern::Any);
@@ -220,12 +237,15 @@ fn find_conflicts_within(listeners: &mut [PlacedListener<'_>]) {
 
 /// Between Gateways, the oldest decides what is spoken on a port.
 fn find_protocol_conflicts(gateways: &mut [Placed<'_>]) {
-    let mut schemes: BTreeMap<u16, Scheme> = BTreeMap::new();
-    for placed in gateways.iter_mut().flat_map(|gateway| &mut gateway.listeners).filter(|placed| placed.serves()) {
-        let port = placed.listener.port;
-        if *schemes.entry(port).or_insert(placed.scheme) != placed.scheme {
-            let message = format!("an older Gateway speaks another protocol on port {port}");
-            placed.trouble = Some(Trouble::new("ProtocolConflict", message));
+    let mut schemes: BTreeMap<ListenAddress, Scheme> = BTreeMap::new();
+    for Placed { listeners, addresses, .. } in gateways {
+        for placed in listeners.iter_mut().filter(|placed| placed.serves()) {
+            let port = placed.listener.port;
+            let mut at = addresses.listen.iter().map(|&address| ListenAddress { address, port });
+            if at.any(|at| *schemes.entry(at).or_insert(placed.scheme) != placed.scheme) {
+                let message = format!("an older Gateway speaks another protocol on port {port}");
+                placed.trouble = Some(Trouble::new("ProtocolConflict", message));
+            }
         }
     }
 }
@@ -242,7 +262,7 @@ pub(super) fn wanted(
         .enumerate()
         .map(|(index, gateway)| {
             let attached = |listener: usize| routes.iter().filter(|route| route.is_attached(index, listener)).count();
-            status_of(gateway.project, gateway.gateway, gateway.status(attached, settings))
+            status_of(gateway.project, gateway.gateway, gateway.status(attached))
         })
         .collect();
     for (project, objects) in &snapshot.projects {
@@ -270,13 +290,15 @@ fn waiting(gateway: &Gateway) -> GatewayStatus {
 }
 
 impl Placed<'_> {
-    fn status(&self, attached: impl Fn(usize) -> usize, settings: &Settings) -> GatewayStatus {
+    fn status(&self, attached: impl Fn(usize) -> usize) -> GatewayStatus {
         let at = generation(&self.gateway.metadata);
         let serving = self.listeners.iter().filter(|placed| placed.serves()).count();
-        let accepted = match (self.listeners.len(), &self.stopped) {
+        let unsupported = self.addresses.trouble.as_ref().filter(|trouble| trouble.reason == "UnsupportedAddress");
+        let unreached = self.addresses.trouble.as_ref().filter(|trouble| trouble.reason != "UnsupportedAddress");
+        let accepted = match (self.listeners.len(), self.stopped.as_ref().or(unsupported)) {
             (_, Some(stopped)) => conditions::no(at, "Accepted", stopped.reason, &stopped.message),
             (0, None) => conditions::no(at, "Accepted", "ListenersNotValid", "the Gateway has no listener"),
-            (_, None) if serving == 0 => {
+            (_, None) if serving == 0 && unreached.is_none() => {
                 conditions::no(at, "Accepted", "ListenersNotValid", "no listener can be served")
             }
             (all, None) if serving < all => {
@@ -285,22 +307,18 @@ impl Placed<'_> {
             }
             (_, None) => conditions::yes(at, "Accepted", "Accepted", mention("the Gateway is served", &self.unserved)),
         };
-        let programmed = match serving {
-            0 => conditions::no(at, "Programmed", "Invalid", "no listener can be served"),
+        let programmed = match (serving, unreached) {
+            (0, Some(trouble)) => conditions::no(at, "Programmed", trouble.reason, &trouble.message),
+            (0, None) => conditions::no(at, "Programmed", "Invalid", "no listener can be served"),
             _ => conditions::yes(at, "Programmed", "Programmed", "the listeners are open"),
         };
         let listeners = self.listeners.iter().enumerate();
         GatewayStatus {
-            addresses: settings.addresses.iter().map(|address| gateway_address(address)).collect(),
+            addresses: self.addresses.shown.clone(),
             conditions: vec![accepted, programmed],
             listeners: listeners.map(|(index, placed)| placed.status(at, attached(index))).collect(),
         }
     }
-}
-
-fn gateway_address(value: &str) -> GatewayAddress {
-    let kind = if value.parse::<IpAddr>().is_ok() { "IPAddress" } else { "Hostname" };
-    GatewayAddress { kind: kind.to_owned(), value: value.to_owned() }
 }
 
 impl PlacedListener<'_> {

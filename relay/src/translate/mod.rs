@@ -3,6 +3,7 @@
 //! Pure and total: any snapshot gives a translation, in whatever order its objects come. Does not read the store, the
 //! clock or the sockets; the controller does, and hands in what it found. Journey C ends here.
 
+mod addresses;
 mod attach;
 mod backends;
 mod conditions;
@@ -21,6 +22,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use serde_json::Value;
 use underpass_shared::{
     identity::ProjectName,
@@ -59,8 +61,10 @@ pub struct Snapshot {
 pub struct Settings {
     /// Suffixes whose names mean nodes, such as `tun.internal`.
     pub tunnel_domains: Vec<String>,
-    /// What every Gateway's `status.addresses` says: IP addresses or hostnames.
+    /// What a Gateway's `status.addresses` says without a pool: IP addresses or hostnames.
     pub addresses: Vec<String>,
+    /// Where each Gateway gets an address of its own from (`--gateway-pool`).
+    pub pool: Option<IpNet>,
     /// Listener ports that could not be bound, and why.
     pub ports_unavailable: BTreeMap<ListenAddress, String>,
     pub dial_policy: DialPolicy,

@@ -27,6 +27,7 @@ use super::{
 use crate::route::{
     host::HostPattern,
     matcher::{MatchError, Matcher, PathMatcher, ValueMatcher},
+    table::ListenAddress,
     target::{Answers, Rule},
 };
 
@@ -76,7 +77,7 @@ pub(super) struct Attached {
     pub gateway: usize,
     /// Index among the Gateway's listeners.
     pub listener: usize,
-    pub port: u16,
+    pub at: ListenAddress,
     pub host: HostPattern,
     /// False when another project owns the hostname.
     pub owned: bool,
