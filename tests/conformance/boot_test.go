@@ -54,6 +54,7 @@ func boot(t *testing.T) machine {
 		if err := relay.Stop(); err != nil {
 			t.Errorf("stopping the relay: %v", err)
 		}
+		t.Logf("the relay used %s of processor time", relay.ProcessorTime())
 	})
 	access, err := relay.Config()
 	must(t, err, "the relay's kubeconfig")

@@ -3,7 +3,6 @@ package conformance
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"net"
 	"testing"
 	"time"
@@ -15,7 +14,6 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	upstream "sigs.k8s.io/gateway-api/conformance"
 	pb "sigs.k8s.io/gateway-api/conformance/echo-basic/grpcechoserver"
 	"sigs.k8s.io/gateway-api/conformance/utils/config"
 	"sigs.k8s.io/gateway-api/conformance/utils/grpc"
@@ -48,7 +46,7 @@ func TestHarness(t *testing.T) {
 	limits := config.DefaultTimeoutConfig()
 	limits.MaxTimeToConsistency = patienceOfHarness
 	authority := applyBase(t, machine, limits)
-	check := checker{t: t, machine: machine, limits: limits}
+	check := checker{machine: machine, limits: limits}
 	allPodsBecomeReady(t, machine)
 
 	t.Run("HTTP by both families", check.http)
@@ -57,18 +55,19 @@ func TestHarness(t *testing.T) {
 	t.Run("TCP in the clear and with TLS", func(t *testing.T) { check.tcp(t, authority) })
 	t.Run("UDP and DNS", check.udp)
 	t.Run("a slice for each Service", check.slices)
+	t.Run("a Gateway reaches a pod", check.theWay)
 	t.Run("what a deleted Deployment ran goes", check.deleted)
+	t.Run("what the suite writes is taken", check.written)
 }
 
 type checker struct {
-	t       *testing.T
 	machine machine
 	limits  config.TimeoutConfig
 }
 
 // applyBase applies the base manifests and one with UDP, and then the Secrets that pods wait for. It gives their CA.
 func applyBase(t *testing.T, machine machine, limits config.TimeoutConfig) []byte {
-	applier := kubernetes.Applier{GatewayClass: className, ControllerName: controllerName, ManifestFS: []fs.FS{&upstream.Manifests}}
+	applier := checker{}.applier()
 	for _, manifest := range []string{"base/manifests.yaml", "tests/udproute-reference-grant.yaml"} {
 		applier.MustApplyWithCleanup(t, machine.client, limits, manifest, false)
 	}
@@ -126,7 +125,7 @@ func podsOf(ctx context.Context, t *testing.T, machine machine, namespace string
 	return pods.Items
 }
 
-// addresses of the first pod of an app, with a port.
+// address is that of the first pod of an app, IPv4 in family 0 and IPv6 in 1, with a port.
 func (c checker) address(t *testing.T, namespace, app, port string, family int) string {
 	pods := podsOf(t.Context(), t, c.machine, namespace, map[string]string{"app": app})
 	if len(pods) == 0 || len(pods[0].Status.PodIPs) != 2 {

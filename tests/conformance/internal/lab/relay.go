@@ -124,6 +124,14 @@ func (r *Relay) LogSince(from int64) []byte {
 	return text[:n]
 }
 
+// ProcessorTime is what the relay used, once it has ended.
+func (r *Relay) ProcessorTime() time.Duration {
+	if ended := r.command.ProcessState; ended != nil {
+		return ended.UserTime() + ended.SystemTime()
+	}
+	return 0
+}
+
 // Stop ends the relay as an operator does. It fails when that took too long or the relay did not end well.
 func (r *Relay) Stop() error {
 	if err := r.Alive(); err != nil {

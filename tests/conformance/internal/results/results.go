@@ -215,6 +215,9 @@ func why(text string) string {
 	return joined(message, cause, before)
 }
 
+// moment is how Go prints a condition's time.
+var moment = regexp.MustCompile(` \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0000 UTC`)
+
 // joined leaves the cause out where it only says that time was up and something else says what was waited for.
 func joined(message, cause, before string) string {
 	if before != "" && message != "" && strings.Contains(cause, "context deadline exceeded") {
@@ -228,7 +231,7 @@ func joined(message, cause, before string) string {
 	}
 	reason := strings.Join(parts, ": ")
 	if before != "" {
-		reason += " [" + strings.Join(strings.Fields(before), " ") + "]"
+		reason += " [" + moment.ReplaceAllString(strings.Join(strings.Fields(before), " "), "") + "]"
 	}
 	return reason
 }

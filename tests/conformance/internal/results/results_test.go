@@ -65,7 +65,7 @@ func TestReasonIsTheFirstFailureOfTheFirstSubtestThatSaysOne(t *testing.T) {
 		"run Bad", "run Bad/fine",
 		"output Bad/fine     helpers.go:1: 2026-11-21T16:05:39.796Z: this one passes", "pass Bad/fine",
 		"run Bad/broken",
-		"output Bad/broken     helpers.go:279: 2026-11-21T16:05:39.796Z: Gateway not Accepted yet",
+		"output Bad/broken     helpers.go:279: 2026-11-21T16:05:39.796Z: Gateway not Accepted: {False 2026-11-21 16:05:28 +0000 UTC Invalid}",
 		"output Bad/broken     helpers.go:280: 2026-11-21T16:05:39.797Z: Get: context deadline exceeded",
 		"output Bad/broken     suite.go:436: ",
 		"output Bad/broken         	Error Trace:	helpers.go:312",
@@ -77,7 +77,7 @@ func TestReasonIsTheFirstFailureOfTheFirstSubtestThatSaysOne(t *testing.T) {
 		"output Bad/broken     apply.go:1: Deleting",
 		"fail Bad/broken", "fail Bad",
 	)
-	wanted := "broken: error waiting [Gateway not Accepted yet]"
+	wanted := "broken: error waiting [Gateway not Accepted: {False Invalid}]"
 	if ended["Bad"].Reason != wanted {
 		t.Errorf("%q instead of %q", ended["Bad"].Reason, wanted)
 	}
