@@ -149,9 +149,6 @@ func (t *running) text(sub string) string {
 // reason is that of the first subtest that failed and says why; those above it only say that it did.
 func (t *running) reason() string {
 	for _, sub := range t.order {
-		if !slices.Contains(t.failed, sub) && sub != "" {
-			continue
-		}
 		if found := why(t.text(sub)); found != "" {
 			if sub != "" {
 				found = sub + ": " + found

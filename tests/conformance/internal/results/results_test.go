@@ -88,7 +88,8 @@ func TestReasonWithoutAMessageAndWithoutTestify(t *testing.T) {
 		"run Bare", "output Bare     a.go:1: ", "output Bare         	Error Trace:	b.go:2",
 		"output Bare         	Error:      	Not equal:", "output Bare         	            	expected: 1",
 		"output Bare         	Test:       	TestConformance/Bare", "output Bare     a.go:3: after", "fail Bare",
-		"run Fatal", "output Fatal     a.go:1: Expected 200, got 404", "fail Fatal",
+		"run Fatal", "output Fatal     a.go:1: Expected 200, got 404", "run Fatal/fine", "output Fatal/fine     a.go:2: fine",
+		"pass Fatal/fine", "fail Fatal",
 		"run Long", "output Long     a.go:1: "+strings.Repeat("ä", 1000), "fail Long",
 	)
 	for name, wanted := range map[string]string{
