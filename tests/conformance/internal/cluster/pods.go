@@ -28,7 +28,7 @@ type pod struct {
 	folder  string
 	network *lab.PodNetwork
 	process *process
-	// stored is the last status that the API took.
+	// stored tells whether the API has the status of this state.
 	stored bool
 	state  state
 }
