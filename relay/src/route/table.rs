@@ -60,7 +60,7 @@ pub struct Table {
 #[derive(Debug)]
 pub enum Port {
     Http(Http),
-    Tls(Tls),
+    Tls(Box<Tls>),
     /// Connections go to the rule's backends as they are; without a rule they are closed.
     Stream(Option<Arc<Rule>>),
 }
@@ -369,7 +369,7 @@ impl PortBuilder {
                 }
                 let of_project = of_project.into_iter().map(|(project, listeners)| (project, listeners.into()));
                 let https = Http { owners: HostMap::default(), projects };
-                Port::Tls(Tls { owners, projects: of_project.collect(), all: all.into(), https })
+                Port::Tls(Box::new(Tls { owners, projects: of_project.collect(), all: all.into(), https }))
             }
         }
     }

@@ -40,7 +40,7 @@ pub(super) fn assign<'a>(gateways: impl Iterator<Item = &'a Gateway>, settings: 
         }
     }
     for (index, gateway) in gateways.iter().enumerate() {
-        let addresses = assigned.entry(index).or_insert_with(|| any());
+        let addresses = assigned.entry(index).or_insert_with(any);
         if addresses.listen.is_empty() && addresses.trouble.is_none() {
             *addresses = own(gateway, settings, &mut taken);
         }

@@ -88,7 +88,7 @@ fn outcome(gateways: &[Placed<'_>], route: &Compiled<'_>, reference: &ParentRefe
         .iter()
         .flat_map(|(listener, placed)| {
             let hosts = hosts(&route.hostnames, &placed.hostname);
-            hosts.into_iter().flat_map(|host| {
+            hosts.into_iter().flat_map(move |host| {
                 gateway.addresses.listen.iter().map(move |&address| Attached {
                     gateway: index,
                     listener: *listener,

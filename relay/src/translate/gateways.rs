@@ -251,12 +251,7 @@ fn find_protocol_conflicts(gateways: &mut [Placed<'_>]) {
 }
 
 /// What the Gateways' statuses must say: ours, and those whose class nobody knows.
-pub(super) fn wanted(
-    gateways: &[Placed<'_>],
-    routes: &[Compiled<'_>],
-    snapshot: &Snapshot,
-    settings: &Settings,
-) -> Vec<WantedStatus> {
+pub(super) fn wanted(gateways: &[Placed<'_>], routes: &[Compiled<'_>], snapshot: &Snapshot) -> Vec<WantedStatus> {
     let mut wanted: Vec<_> = gateways
         .iter()
         .enumerate()

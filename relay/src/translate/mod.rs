@@ -174,7 +174,7 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings) -> Translation {
         wanted.extend(objects.nodes.iter().map(|node| tunnel_node(project, objects, node)));
         wanted.extend(others(project, objects));
     }
-    wanted.extend(gateways::wanted(&gateways, &routes, snapshot, settings));
+    wanted.extend(gateways::wanted(&gateways, &routes, snapshot));
     wanted.extend(routes.iter().map(routes::Compiled::wanted));
     wanted.sort_by(|a, b| {
         let key = |wanted: &WantedStatus| (wanted.status.kind(), wanted.namespace.clone(), wanted.name.clone());

@@ -105,8 +105,9 @@ fn a_gateway_stops_for_what_matters_and_mentions_what_does_not() {
         let serves = translation.table.listens().any(|(at, _)| at.port == 81);
         assert_eq!(serves, accepted.starts_with("True"), "{field}");
     };
-    let addresses = json!([{"type": "IPAddress", "value": "192.0.2.1"}]);
-    check("addresses", addresses, "False/UnsupportedAddress", "not served yet: spec.addresses");
+    let addresses = json!([{"type": "example.com/fake", "value": "192.0.2.1"}]);
+    let said = "addresses of type example.com/fake are not supported: use IPAddress";
+    check("addresses", addresses, "False/UnsupportedAddress", said);
     check("tls", json!({"frontend": {"default": {}}}), "False/Invalid", "not served yet: spec.tls");
     let config = json!({"parametersRef": {"group": "core.apoxy.dev", "kind": "Config", "name": "c"}});
     let said = "not served yet: spec.infrastructure.parametersRef.kind (Config)";
@@ -190,7 +191,7 @@ fn routes_of_kinds_that_are_not_built_are_refused_at_each_parent_of_ours() {
         "controllerName": CONTROLLER_NAME,
         "conditions": [{
             "type": "Accepted", "status": "False", "reason": "UnsupportedValue", "observedGeneration": 3,
-            "lastTransitionTime": "", "message": "a GRPCRoute is stored and not served yet",
+            "lastTransitionTime": "", "message": "a TCPRoute is stored and not served yet",
         }],
     }]});
     assert_eq!(status, want);
