@@ -28,6 +28,7 @@ use crate::{
     clock,
     cluster::{self, Announced, Presence},
     enrolment::Enrolment,
+    infrastructure,
     listener::{self, Gateway},
     ports::Ports,
     store::{
@@ -160,6 +161,7 @@ impl Controller {
         // All relays would write the same, but for what each sees of its own host: one of them does.
         if self.presence.leads() && announced != Announced::Replaced {
             self.write_statuses(&objects, translation.wanted).await;
+            infrastructure::apply(&self.store, &objects, &translation.services).await;
         }
         announced
     }

@@ -13,6 +13,7 @@ mod gateway_classes;
 mod gateway_status;
 mod gateways;
 mod grants;
+pub mod infrastructure;
 mod listeners;
 mod owners;
 mod routes;
@@ -44,6 +45,7 @@ use underpass_shared::{
 use self::unserved::{Effect, Unserved};
 pub use self::{
     conditions::keep_times,
+    infrastructure::WantedService,
     owners::Owners,
     snapshot::{At, KINDS_READ, ProjectSnapshot},
 };
@@ -80,6 +82,8 @@ pub struct Translation {
     pub table: Table,
     /// One entry per object that is ours to speak of, ordered by project, kind, namespace and name.
     pub wanted: Vec<WantedStatus>,
+    /// What must be there beside the Gateways.
+    pub services: Vec<WantedService>,
     /// To be handed into the next translation.
     pub owners: Owners,
 }
@@ -186,7 +190,7 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings) -> Translation {
         let key = |wanted: &WantedStatus| (wanted.status.kind(), wanted.namespace.clone(), wanted.name.clone());
         a.project.cmp(&b.project).then_with(|| key(a).cmp(&key(b)))
     });
-    Translation { table: builder.build(), wanted, owners }
+    Translation { table: builder.build(), wanted, services: infrastructure::wanted(&gateways), owners }
 }
 
 fn is_ours(class: &&GatewayClass) -> bool {
