@@ -111,7 +111,7 @@ impl<'g, 'a> Parents<'g, 'a> {
         }
         let mut attached = Vec::new();
         for (listener, placed) in selected {
-            for host in hosts(&route.hostnames, &placed.hostname) {
+            for host in hosts(&route.body.hostnames, &placed.hostname) {
                 attached.extend(gateway.addresses.listen.iter().map(|&address| Attached {
                     gateway: index,
                     listener,
@@ -221,10 +221,10 @@ pub(super) fn build(builder: &mut TableBuilder, gateways: &[Placed<'_>], routes:
 
 fn attach_rules(builder: &mut TableBuilder, route: &Compiled<'_>, placed: &PlacedListener<'_>, at: &Attached) {
     match &placed.serves {
-        Serves::Tcp => route.rules.iter().for_each(|compiled| builder.tcp(at.at, Some(compiled.rule.clone()))),
-        Serves::Udp => route.rules.iter().for_each(|compiled| builder.udp(at.at, Some(compiled.rule.clone()))),
+        Serves::Tcp => route.body.rules.iter().for_each(|compiled| builder.tcp(at.at, Some(compiled.rule.clone()))),
+        Serves::Udp => route.body.rules.iter().for_each(|compiled| builder.udp(at.at, Some(compiled.rule.clone()))),
         Serves::Terminate(_) | Serves::Passthrough => {
-            for compiled in &route.rules {
+            for compiled in &route.body.rules {
                 builder.attach_tls(at.at, &placed.hostname, &at.host, &compiled.rule);
             }
         }
@@ -233,7 +233,7 @@ fn attach_rules(builder: &mut TableBuilder, route: &Compiled<'_>, placed: &Place
 }
 
 fn attach_matches(builder: &mut TableBuilder, route: &Compiled<'_>, placed: &PlacedListener<'_>, at: &Attached) {
-    for compiled in &route.rules {
+    for compiled in &route.body.rules {
         for (position, matcher) in compiled.matchers.iter().enumerate() {
             builder.attach(Attachment {
                 at: at.at,
