@@ -5,6 +5,7 @@
 
 mod addresses;
 mod attach;
+mod backend_tls;
 mod backends;
 mod certificates;
 mod conditions;
@@ -182,6 +183,7 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings) -> Translation {
     }
     wanted.extend(gateway_status::wanted(&gateways, &routes, snapshot));
     wanted.extend(routes.iter().map(routes::Compiled::wanted));
+    wanted.extend(backend_tls::wanted(&gateways, &routes, snapshot));
     wanted.sort_by(|a, b| {
         let key = |wanted: &WantedStatus| (wanted.status.kind(), wanted.namespace.clone(), wanted.name.clone());
         a.project.cmp(&b.project).then_with(|| key(a).cmp(&key(b)))

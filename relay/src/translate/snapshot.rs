@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use underpass_shared::resource::{
     backend::Backend,
+    backend_tls_policy::BackendTlsPolicy,
     gateway::{Gateway, GatewayClass, ListenerSet},
     grpc_route::GrpcRoute,
     http_route::HttpRoute,
@@ -68,6 +69,7 @@ pub struct ProjectSnapshot {
     pub tcp_routes: Vec<StreamRoute>,
     pub udp_routes: Vec<StreamRoute>,
     pub backends: Vec<Backend>,
+    pub backend_tls_policies: Vec<BackendTlsPolicy>,
     pub nodes: Vec<TunnelNode>,
     pub services: Vec<Service>,
     pub slices: Vec<EndpointSlice>,
@@ -118,6 +120,7 @@ impl ProjectSnapshot {
             Kind::UdpRoute => put(&mut self.udp_routes, &object),
             Kind::ListenerSet => put(&mut self.listener_sets, &object),
             Kind::Backend => put(&mut self.backends, &object),
+            Kind::BackendTlsPolicy => put(&mut self.backend_tls_policies, &object),
             Kind::TunnelNode => put(&mut self.nodes, &object),
             _ => return,
         };
