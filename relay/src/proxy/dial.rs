@@ -13,18 +13,20 @@ use tokio::{
     net::{TcpStream, lookup_host},
     time::timeout,
 };
+use tokio_rustls::client::TlsStream;
 
 use super::{
     Routing,
     answer::Failure,
     may_dial::{Purpose, may_dial},
+    upstream_tls::{self, Carries},
 };
 use crate::{
-    route::target::{Endpoint, Upstream},
+    route::target::{Endpoint, Protocol, Upstream},
     tunnel::{DialError, Flow},
 };
 
-/// How long a connection to a backend may take, name resolution included.
+/// How long a connection to a backend may take, name resolution and TLS handshake included.
 ///
 /// Three SYN retransmissions (1, 3 and 7 seconds) fit; a person still waits for the answer.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
@@ -34,30 +36,39 @@ const ADDRESSES_MAX: usize = 4;
 
 /// A connection to a backend, whatever carries it.
 #[derive(Debug)]
-pub(super) enum Transport {
+pub enum Transport {
     Socket(TcpStream),
     Flow(Flow),
+    /// TLS over one of the others.
+    Tls(Box<TlsStream<Transport>>),
 }
 
-/// Connects to the endpoint of `upstream` on behalf of `client`.
+impl Transport {
+    /// The HTTP that the backend expects, where TLS was to find that out.
+    pub(super) fn agreed(&self) -> Protocol {
+        match self {
+            Self::Socket(_) | Self::Flow(_) => Protocol::Http1,
+            Self::Tls(stream) => upstream_tls::agreed(stream),
+        }
+    }
+}
+
+/// Connects to the endpoint of `upstream` on behalf of `client`, over TLS where the upstream says so.
 ///
 /// # Errors
-/// [`Failure::Tunnel`], [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`].
-pub(super) async fn dial(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
+/// [`Failure::Tunnel`], [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`],
+/// [`Failure::Tls`].
+pub async fn dial(
+    routing: &Routing,
+    upstream: &Upstream,
+    client: SocketAddr,
+    carries: Carries,
+) -> Result<Transport, Failure> {
     let attempt = async {
-        match &upstream.endpoint {
-            Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
-            Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
-            Endpoint::Host { name, port } => {
-                let unknown = |source| Failure::Unknown { name: name.to_string(), source };
-                let found = lookup_host((&**name, *port)).await.map_err(|error| unknown(Some(error)))?;
-                let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
-                if addresses.is_empty() {
-                    return Err(unknown(None));
-                }
-                connect(routing, upstream, &addresses).await
-            }
-        }
+        let transport = carrier(routing, upstream, client).await?;
+        let Some(tls) = &upstream.tls else { return Ok(transport) };
+        let stream = routing.client_configs.connect(&upstream.project, tls, carries, transport).await?;
+        Ok(Transport::Tls(Box::new(stream)))
     };
     match timeout(CONNECT, attempt).await {
         Ok(result) => result,
@@ -65,6 +76,23 @@ pub(super) async fn dial(routing: &Routing, upstream: &Upstream, client: SocketA
             Endpoint::Node(target) => DialError::TimedOut { node: target.node.clone() }.into(),
             Endpoint::Address(_) | Endpoint::Host { .. } => Failure::ConnectTimedOut,
         }),
+    }
+}
+
+/// The bytes in the clear.
+async fn carrier(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
+    match &upstream.endpoint {
+        Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
+        Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
+        Endpoint::Host { name, port } => {
+            let unknown = |source| Failure::Unknown { name: name.to_string(), source };
+            let found = lookup_host((&**name, *port)).await.map_err(|error| unknown(Some(error)))?;
+            let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
+            if addresses.is_empty() {
+                return Err(unknown(None));
+            }
+            connect(routing, upstream, &addresses).await
+        }
     }
 }
 
@@ -96,6 +124,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Flow(flow) => Pin::new(flow).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -105,6 +134,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Flow(flow) => Pin::new(flow).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -112,6 +142,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_flush(cx),
             Self::Flow(flow) => Pin::new(flow).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -119,6 +150,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Flow(flow) => Pin::new(flow).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -130,6 +162,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Flow(flow) => Pin::new(flow).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -137,6 +170,7 @@ impl AsyncWrite for Transport {
         match self {
             Self::Socket(stream) => stream.is_write_vectored(),
             Self::Flow(flow) => flow.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 pub mod answer;
 pub mod body;
-mod dial;
+pub mod dial;
 mod exchange;
 mod filters;
 mod headers;
@@ -16,6 +16,7 @@ mod record;
 mod request;
 mod upgrade;
 pub mod upstream;
+pub mod upstream_tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -33,6 +34,7 @@ use self::{
     record::Record,
     request::Asked,
     upstream::{Pool, Reply},
+    upstream_tls::ClientConfigs,
 };
 use crate::{
     clock,
@@ -50,13 +52,15 @@ pub struct Routing {
     pub table: ArcSwap<Table>,
     pub dial_policy: ArcSwap<DialPolicy>,
     pub tunnels: Tunnels,
+    client_configs: ClientConfigs,
 }
 
 impl Routing {
     /// An empty table: everything is answered 404.
     #[must_use]
     pub fn new(tunnels: Tunnels, dial_policy: DialPolicy) -> Self {
-        Self { table: ArcSwap::default(), dial_policy: ArcSwap::from_pointee(dial_policy), tunnels }
+        let client_configs = ClientConfigs::default();
+        Self { table: ArcSwap::default(), dial_policy: ArcSwap::from_pointee(dial_policy), tunnels, client_configs }
     }
 }
 

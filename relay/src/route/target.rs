@@ -7,7 +7,7 @@ use underpass_shared::identity::{NodeName, ProjectName};
 use super::{
     balance,
     filter::{Filters, Retry, Timeouts},
-    tls::UpstreamTls,
+    tls::{Certified, UpstreamTls},
 };
 use crate::tunnel::FlowTarget;
 
@@ -127,9 +127,32 @@ impl Rule {
     pub fn backend(&self, seed: u64) -> Option<&Backend> {
         balance::weighted(self.backends.iter().map(|backend| backend.weight), seed).map(|index| &self.backends[index])
     }
+
+    /// The same rule, with `identity` for every backend over TLS that asks who the relay is, mirrors included (Gateway
+    /// API, `Gateway.spec.tls.backend.clientCertificateRef`).
+    #[must_use]
+    pub fn with_identity(&self, identity: &Arc<Certified>) -> Self {
+        let mut rule = self.clone();
+        rule.filters.mirrors.iter_mut().for_each(|mirror| mirror.backend.present(identity));
+        for backend in &mut rule.backends {
+            backend.present(identity);
+            backend.filters.mirrors.iter_mut().for_each(|mirror| mirror.backend.present(identity));
+        }
+        rule
+    }
 }
 
 impl Backend {
+    fn present(&mut self, identity: &Arc<Certified>) {
+        let Target::Upstreams(upstreams) = &mut self.target else { return };
+        for upstream in upstreams {
+            if let Some(tls) = &upstream.tls {
+                let tls = Arc::new(UpstreamTls { identity: Some(identity.clone()), ..UpstreamTls::clone(tls) });
+                *upstream = Arc::new(Upstream { tls: Some(tls), ..Upstream::clone(upstream) });
+            }
+        }
+    }
+
     /// Chooses one of the endpoints by the uniformly random `seed`.
     ///
     /// # Errors
@@ -147,6 +170,10 @@ impl Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::{
+        filter::Mirror,
+        tls::{KeyForm, Roots},
+    };
 
     fn backend(name: &str, weight: u32, target: Target) -> Backend {
         Backend { name: name.into(), weight, target, filters: Filters::default() }
@@ -176,6 +203,31 @@ mod tests {
         let seeds = (0..1000_u64).map(|step| step * (u64::MAX / 1000));
         let refused = seeds.filter(|&seed| rule.backend(seed).unwrap().endpoint(seed) == Err(answer.clone())).count();
         assert!((499..=501).contains(&refused), "{refused}");
+    }
+
+    #[test]
+    fn an_identity_is_for_all_backends_over_tls_and_their_mirrors() {
+        let secure = |name: &str| {
+            let tls = UpstreamTls { server_name: name.into(), roots: Roots::System, names: Vec::new(), identity: None };
+            let secure = Upstream { tls: Some(Arc::new(tls)), ..Upstream::clone(&upstream(1)) };
+            backend(name, 1, Target::Upstreams(vec![Arc::new(secure), upstream(2)]))
+        };
+        let mirrored = |name: &str, to: &str| {
+            let mut backend = secure(name);
+            backend.filters.mirrors.push(Mirror { backend: secure(to), numerator: 1, denominator: 1 });
+            backend
+        };
+        let mut all = rule(vec![mirrored("a", "b"), secure("c")]);
+        all.filters.mirrors.push(Mirror { backend: secure("d"), numerator: 1, denominator: 1 });
+        let identity = Arc::new(Certified { chain: Vec::new(), key: [1].into(), form: KeyForm::Pkcs8 });
+        let changed = all.with_identity(&identity);
+        let [a, c] = &changed.backends[..] else { panic!("{changed:?}") };
+        for backend in [a, &a.filters.mirrors[0].backend, c, &changed.filters.mirrors[0].backend] {
+            let Target::Upstreams(upstreams) = &backend.target else { panic!("{backend:?}") };
+            let tls = upstreams[0].tls.as_ref().unwrap();
+            assert_eq!((&*tls.server_name, &tls.identity), (&*backend.name, &Some(identity.clone())));
+            assert_eq!(upstreams[1], upstream(2), "in the clear as it was");
+        }
     }
 
     #[test]

@@ -96,8 +96,11 @@ impl Status {
     }
 }
 
-/// The most entries of `status.parents` and `status.ancestors`, ours and others' (Gateway API).
+/// The most entries of `status.parents`, ours and others' (Gateway API).
 const ENTRIES_MAX: usize = 32;
+
+/// The most entries of `status.ancestors`, ours and others' (Gateway API).
+pub(super) const ANCESTORS_MAX: usize = 16;
 
 /// The most conditions of one list, ours and others' (Gateway API).
 const CONDITIONS_MAX: usize = 8;
@@ -111,8 +114,8 @@ fn lay_over(wanted: &mut Value, current: &Value, now: &str) {
         let current = list(current, field);
         match field.as_str() {
             "conditions" => lay_conditions(value, current, now),
-            "parents" => lay_entries(value, current, "parentRef", now),
-            "ancestors" => lay_entries(value, current, "ancestorRef", now),
+            "parents" => lay_entries(value, current, ("parentRef", ENTRIES_MAX), now),
+            "ancestors" => lay_entries(value, current, ("ancestorRef", ANCESTORS_MAX), now),
             _ => {}
         }
     }
@@ -134,7 +137,7 @@ fn lay_conditions(wanted: &mut Value, current: &[Value], now: &str) {
     wanted.extend(others.into_iter().take(CONDITIONS_MAX.saturating_sub(wanted.len())));
 }
 
-fn lay_entries(wanted: &mut Value, current: &[Value], reference: &str, now: &str) {
+fn lay_entries(wanted: &mut Value, current: &[Value], (reference, max): (&str, usize), now: &str) {
     let Some(wanted) = wanted.as_array_mut() else { return };
     let is_ours = |entry: &Value| entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME);
     for entry in wanted.iter_mut().filter_map(Value::as_object_mut) {
@@ -145,7 +148,7 @@ fn lay_entries(wanted: &mut Value, current: &[Value], reference: &str, now: &str
         }
     }
     let others: Vec<Value> = current.iter().filter(|entry| !is_ours(entry)).cloned().collect();
-    wanted.extend(others.into_iter().take(ENTRIES_MAX.saturating_sub(wanted.len())));
+    wanted.extend(others.into_iter().take(max.saturating_sub(wanted.len())));
 }
 
 fn list<'a>(object: &'a Value, field: &str) -> &'a [Value] {

@@ -61,7 +61,9 @@ pub(super) struct Body {
 
 /// The bodies of the last translation, by project, kind and place.
 #[derive(Debug, Default)]
-pub(super) struct Bodies(BTreeMap<ProjectName, BTreeMap<(Kind, Box<str>, Box<str>), Kept>>);
+pub(super) struct Bodies(BTreeMap<ProjectName, BodiesByPlace>);
+
+type BodiesByPlace = BTreeMap<(Kind, Box<str>, Box<str>), Kept>;
 
 /// A body, and what it was made of: the route's uid and generation, and the version of its possible targets.
 #[derive(Debug)]
@@ -147,8 +149,8 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &'a Settings, bodies
 
 struct Compiler<'a, 'r> {
     index: backends::Index<'a>,
-    before: BTreeMap<(Kind, Box<str>, Box<str>), Kept>,
-    kept: BTreeMap<(Kind, Box<str>, Box<str>), Kept>,
+    before: BodiesByPlace,
+    kept: BodiesByPlace,
     routes: &'r mut Vec<Compiled<'a>>,
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use underpass_shared::resource::{
     backend::Backend,
+    backend_tls_policy::BackendTlsPolicy,
     gateway::{Gateway, GatewayClass, ListenerSet},
     grpc_route::GrpcRoute,
     http_route::HttpRoute,
@@ -68,6 +69,7 @@ pub struct ProjectSnapshot {
     pub tcp_routes: Vec<StreamRoute>,
     pub udp_routes: Vec<StreamRoute>,
     pub backends: Vec<Backend>,
+    pub backend_tls_policies: Vec<BackendTlsPolicy>,
     pub nodes: Vec<TunnelNode>,
     pub services: Vec<Service>,
     pub slices: Vec<EndpointSlice>,
@@ -122,6 +124,7 @@ impl ProjectSnapshot {
             Kind::UdpRoute => put(&mut self.udp_routes, &object),
             Kind::ListenerSet => put(&mut self.listener_sets, &object),
             Kind::Backend => put(&mut self.backends, &object),
+            Kind::BackendTlsPolicy => put(&mut self.backend_tls_policies, &object),
             Kind::TunnelNode => put(&mut self.nodes, &object),
             _ => return,
         };
@@ -152,6 +155,7 @@ impl ProjectSnapshot {
             Kind::TcpRoute => take(&mut self.tcp_routes, |one| &one.metadata, place),
             Kind::UdpRoute => take(&mut self.udp_routes, |one| &one.metadata, place),
             Kind::Backend => take(&mut self.backends, |one| &one.metadata, place),
+            Kind::BackendTlsPolicy => take(&mut self.backend_tls_policies, |one| &one.metadata, place),
             Kind::TunnelNode => take(&mut self.nodes, |one| &one.metadata, place),
             Kind::Service => take(&mut self.services, |one| &one.metadata, place),
             Kind::EndpointSlice => take(&mut self.slices, |one| &one.metadata, place),

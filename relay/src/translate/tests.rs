@@ -17,6 +17,7 @@ use crate::route::{
     target::Endpoint,
 };
 
+mod backend_tls;
 mod incremental;
 mod listeners;
 mod unserved;

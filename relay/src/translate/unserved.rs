@@ -111,7 +111,11 @@ const GATEWAY_CLASS: &[Row] = &[
     harmless("spec.parametersRef"),
 ];
 
-const BACKEND: &[Row] = &[only("spec.protocol", &["", "plain", "h2c"], VALUE), stops("spec.dynamicProxy", VALUE)];
+const BACKEND: &[Row] =
+    &[only("spec.protocol", &["", "plain", "h2c", "tls", "h2"], VALUE), stops("spec.dynamicProxy", VALUE)];
+
+/// No option is defined; one that tightens TLS elsewhere is missed here, and nothing is opened by it.
+const BACKEND_TLS_POLICY: &[Row] = &[harmless("spec.options")];
 
 /// Without these a node offers less and nobody gets in further: each has a condition of its own.
 const TUNNEL_NODE: &[Row] = &[
@@ -135,6 +139,7 @@ fn rows(kind: Kind) -> &'static [Row] {
         Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => STREAM_ROUTE,
         Kind::GatewayClass => GATEWAY_CLASS,
         Kind::Backend => BACKEND,
+        Kind::BackendTlsPolicy => BACKEND_TLS_POLICY,
         Kind::TunnelNode => TUNNEL_NODE,
         Kind::Proxy => PROXY,
         Kind::Project => PROJECT,
@@ -312,8 +317,8 @@ mod tests {
         check(Kind::Backend, &json!({"protocol": "h2c"}), &[]);
         check(
             Kind::Backend,
-            &json!({"protocol": "tls", "dynamicProxy": {}}),
-            &["spec.protocol (tls)", "spec.dynamicProxy"],
+            &json!({"protocol": "smtp", "dynamicProxy": {}}),
+            &["spec.protocol (smtp)", "spec.dynamicProxy"],
         );
         check(Kind::TunnelNode, &json!({"egressGateway": {"enabled": false}, "routes": []}), &[]);
         let node = json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"], "defaultUpstream": "a:1"});

@@ -3,6 +3,7 @@
 //! These are outside forms: only the relay's `translate` and `controller` and the CLI read them.
 
 pub mod backend;
+pub mod backend_tls_policy;
 pub mod condition;
 pub mod filter;
 pub mod gateway;

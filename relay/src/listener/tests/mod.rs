@@ -1,5 +1,6 @@
 //! The gateway on loopback: real clients, real upstreams, one worker. What follows here is the harness.
 
+mod backend_tls;
 mod bodies;
 mod connections;
 mod filters;

@@ -74,6 +74,20 @@ fn apply(objects: &mut ProjectSnapshot, change: &Change, generation: usize) {
     }
 }
 
+#[test]
+fn what_is_taken_out_is_gone_whatever_its_kind() {
+    let empty = ProjectSnapshot::default();
+    for &kind in KINDS_READ {
+        let mut objects = ProjectSnapshot::default();
+        objects.put(kind, object(kind, "x", 1, &json!({"hostnames": [], "sessionPersistence": {}})));
+        let there = format!("{objects:?}");
+        objects.remove(kind, Some("default"), "x");
+        objects.targets_version = 0;
+        assert_ne!(there, format!("{empty:?}"), "{kind:?} is read");
+        assert_eq!(format!("{objects:?}"), format!("{empty:?}"), "{kind:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn what_was_kept_is_what_would_be_made(changes in prop::collection::vec(change(), 1..24)) {

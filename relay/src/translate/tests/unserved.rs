@@ -6,7 +6,7 @@ use underpass_shared::resource::kind::KINDS;
 use super::*;
 use crate::translate::unserved as found;
 
-fn whole(kind: Kind, name: &str, spec: &Value) -> (Kind, Value) {
+pub(super) fn whole(kind: Kind, name: &str, spec: &Value) -> (Kind, Value) {
     let created = "2030-01-01T00:00:00Z";
     let metadata = json!({"name": name, "namespace": "default", "generation": 3, "creationTimestamp": created});
     let (version, name) = (kind.info().api_versions[0], kind.info().name);
@@ -25,7 +25,7 @@ fn snapshot_with(more: Vec<(Kind, Value)>) -> ProjectSnapshot {
     ProjectSnapshot::read(objects)
 }
 
-fn with(more: Vec<(Kind, Value)>) -> Translation {
+pub(super) fn with(more: Vec<(Kind, Value)>) -> Translation {
     one(snapshot_with(more))
 }
 
@@ -34,7 +34,7 @@ fn rule() -> Value {
 }
 
 /// The status, its times filled in.
-fn json_of(translation: &Translation, kind: Kind, name: &str) -> Value {
+pub(super) fn json_of(translation: &Translation, kind: Kind, name: &str) -> Value {
     let Status::Other(_, status) = translation.status("default", kind, name) else { panic!("not a raw status") };
     status.clone()
 }
@@ -136,7 +136,7 @@ fn a_class_with_parameters_that_nobody_reads_is_not_accepted_nor_are_its_gateway
 
 #[test]
 fn a_backend_that_speaks_what_the_relay_does_not_is_refused_and_gets_no_requests() {
-    for spec in [json!({"protocol": "tls"}), json!({"dynamicProxy": {}})] {
+    for spec in [json!({"protocol": "udp"}), json!({"dynamicProxy": {}})] {
         let mut spec = spec;
         spec["endpoints"] = json!([{"ip": "1.1.1.1"}]);
         let rules = json!([{"backendRefs": [{"kind": "Backend", "name": "b", "port": 443}]}]);
@@ -178,13 +178,7 @@ fn a_proxy_is_accepted_only_when_the_operator_runs_it() {
 fn policies_that_are_not_built_say_so_of_each_target() {
     let target = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "r", "sectionName": "x"});
     let spec = json!({ "targetRefs": [target, {"group": "", "kind": "Gateway", "name": "g"}] });
-    for kind in [
-        Kind::BackendTlsPolicy,
-        Kind::BackendTrafficPolicy,
-        Kind::ClientTrafficPolicy,
-        Kind::SecurityPolicy,
-        Kind::RateLimit,
-    ] {
+    for kind in [Kind::BackendTrafficPolicy, Kind::ClientTrafficPolicy, Kind::SecurityPolicy, Kind::RateLimit] {
         let status = json_of(&with(vec![whole(kind, "p", &spec)]), kind, "p");
         assert_eq!(status["ancestors"][0]["ancestorRef"], target, "{kind:?}");
         assert_eq!(status["ancestors"][1]["controllerName"], CONTROLLER_NAME, "{kind:?}");
