@@ -12,6 +12,7 @@
 
 pub mod bind;
 mod connection;
+mod handshake;
 pub mod tls;
 mod watch;
 
@@ -77,14 +78,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Gateway {
     pub routing: Arc<Routing>,
-    /// What HTTPS listeners present; without it they end every connection.
+    /// What listeners without certificates of their own present; without it they end every connection.
     pub tls: ArcSwapOption<rustls::ServerConfig>,
+    /// What all others present.
+    pub configs: tls::Configs,
 }
 
 impl Gateway {
     #[must_use]
     pub fn new(routing: Arc<Routing>) -> Arc<Self> {
-        Arc::new(Self { routing, tls: ArcSwapOption::empty() })
+        Arc::new(Self { routing, tls: ArcSwapOption::empty(), configs: tls::Configs::default() })
     }
 }
 

@@ -14,6 +14,7 @@ mod mirror;
 mod path;
 mod record;
 mod request;
+pub mod stream;
 mod upgrade;
 pub mod upstream;
 

@@ -4,6 +4,8 @@ mod bodies;
 mod connections;
 mod filters;
 mod requests;
+mod streams;
+mod tls;
 mod upstreams;
 
 use std::{
