@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod datagrams;
 mod dial;
 mod exchange;
 mod filters;

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod connections;
+mod datagrams;
 mod filters;
 mod requests;
 mod streams;
