@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Worker,
     handshake::{self, Opened},
+    proxied,
     watch::{InFlight, Overdue, TICK, Watch, Watched},
 };
 use crate::{
@@ -38,20 +39,38 @@ use crate::{
     route::table::Port,
 };
 
-/// How long a TLS handshake may take.
+/// How long a TLS handshake may take, and before it a PROXY header.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Serves `stream` until the client is done, a limit is exceeded, or the worker is cut.
 pub(super) async fn serve(
     worker: Arc<Worker>,
-    stream: TcpStream,
-    client: Client,
+    mut stream: TcpStream,
+    mut client: Client,
     room: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(src = %client.address, %error, "connection");
         return;
+    }
+    let from_proxies = worker.gateway.routing.table.load().from_proxies(client.at);
+    if let Some(from) = from_proxies {
+        let read = tokio::select! {
+            () = worker.cut.cancelled() => return,
+            read = timeout(HANDSHAKE, proxied::read(&mut stream, from)) => read,
+        };
+        match read {
+            Ok(Ok(address)) => client.address = address.unwrap_or(client.address),
+            Ok(Err(error)) => {
+                tracing::debug!(src = %client.address, port = client.at.port, %error, "connection");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(src = %client.address, port = client.at.port, reason = "too slow", "PROXY header");
+                return;
+            }
+        }
     }
     let rule = match worker.gateway.routing.table.load().port(client.at) {
         None => return,

@@ -15,6 +15,7 @@ pub mod bind;
 mod connection;
 mod datagrams;
 mod handshake;
+mod proxied;
 pub mod tls;
 mod watch;
 

@@ -4,6 +4,7 @@ mod bodies;
 mod connections;
 mod datagrams;
 mod filters;
+mod proxied;
 mod requests;
 mod streams;
 mod tls;
