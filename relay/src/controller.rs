@@ -28,6 +28,7 @@ use crate::{
     clock,
     cluster::{self, Announced, Presence},
     enrolment::Enrolment,
+    infrastructure,
     listener::{self, Gateway},
     ports::Ports,
     store::{
@@ -160,6 +161,7 @@ impl Controller {
         // All relays would write the same, but for what each sees of its own host: one of them does.
         if self.presence.leads() && announced != Announced::Replaced {
             self.write_statuses(&objects, translation.wanted).await;
+            infrastructure::apply(&self.store, &objects, &translation.services).await;
         }
         announced
     }
@@ -216,6 +218,7 @@ impl Controller {
                 Status::TunnelNode(conditions) => node_status(object, &wanted.project, conditions, &leased),
                 Status::GatewayClass(status) => json(&status),
                 Status::Gateway(status) => json(&status),
+                Status::ListenerSet(status) => json(&status),
                 Status::Route(_, status) => json(&status),
                 Status::Backend(status) => json(&status),
                 Status::Other(_, status) => status,
@@ -304,6 +307,7 @@ fn stored(wanted: &Status, status: &Value) -> Option<Status> {
     match wanted {
         Status::GatewayClass(_) => read(status).map(Status::GatewayClass),
         Status::Gateway(_) => read(status).map(Status::Gateway),
+        Status::ListenerSet(_) => read(status).map(Status::ListenerSet),
         Status::Route(kind, _) => read(status).map(|status| Status::Route(*kind, status)),
         Status::Backend(_) => read(status).map(Status::Backend),
         Status::TunnelNode(_) => read::<TunnelNodeStatus>(status).map(|status| Status::TunnelNode(status.conditions)),

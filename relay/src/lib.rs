@@ -15,6 +15,7 @@ pub mod apply;
 pub mod authority;
 pub mod cluster;
 pub mod enrolment;
+pub mod infrastructure;
 pub mod patch;
 pub mod store;
 

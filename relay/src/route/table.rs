@@ -11,6 +11,7 @@ use underpass_shared::identity::ProjectName;
 use super::{
     host::{HostMap, HostPattern},
     matcher::{Head, Matcher},
+    paths::{Entry, Paths},
     rank::Rank,
     target::Rule,
     tls::ServerTls,
@@ -78,8 +79,8 @@ pub enum Port {
 #[derive(Debug, Default)]
 pub struct Http {
     owners: HostMap<ProjectName>,
-    /// Listeners by project; each listener's rules by the hostname they serve, best rule first.
-    projects: BTreeMap<ProjectName, HostMap<HostMap<Vec<Entry>>>>,
+    /// Listeners by project; each listener's rules by the hostname they serve.
+    projects: BTreeMap<ProjectName, HostMap<HostMap<Paths>>>,
 }
 
 /// The TLS listeners of one listen address.
@@ -107,13 +108,6 @@ pub enum TlsServes {
     Http(Arc<ServerTls>),
     /// Bytes, to the rule that serves the name: after TLS ended here, or as they are when `tls` is `None`.
     Stream { tls: Option<Arc<ServerTls>>, rules: HostMap<Arc<Rule>> },
-}
-
-#[derive(Debug)]
-struct Entry {
-    rank: Rank,
-    matcher: Matcher,
-    rule: Arc<Rule>,
 }
 
 /// The rule that serves a request.
@@ -155,7 +149,7 @@ impl Table {
     /// Chooses the rule that serves `head`, which came in the clear, or over TLS after a handshake for `tls`.
     ///
     /// Order is the Gateway API's, on `HTTPRouteRule.matches`: hostname, exact before longest wildcard; then [`Rank`].
-    /// Runs in O(rules of the host), allocates nothing itself.
+    /// Runs in O(labels of the host + rules of its path + lengths of its prefixes), allocates nothing itself.
     ///
     /// # Errors
     /// [`Miss`] says what is unknown.
@@ -191,10 +185,10 @@ impl Http {
         let listeners = self.projects.get(project).ok_or(Miss::Host)?;
         let hosts = listeners.covering(head.host).next().ok_or(Miss::Host)?;
         let mut miss = Miss::Host;
-        for entries in hosts.covering(head.host) {
+        for paths in hosts.covering(head.host) {
             miss = Miss::Rule;
-            if let Some(entry) = entries.iter().find(|entry| entry.matcher.fits(head)) {
-                return Ok(Selection { rule: &entry.rule });
+            if let Some(rule) = paths.select(head) {
+                return Ok(Selection { rule });
             }
         }
         Err(miss)
@@ -368,12 +362,10 @@ impl TableBuilder {
 
 impl PortBuilder {
     fn build(self) -> Port {
-        let mut projects: BTreeMap<ProjectName, BTreeMap<HostPattern, HostMap<Vec<Entry>>>> = BTreeMap::new();
-        for ((project, hostname), mut hosts) in self.http {
-            for entries in hosts.values_mut() {
-                entries.sort_by(|a, b| a.rank.cmp(&b.rank));
-            }
-            projects.entry(project).or_default().insert(hostname, hosts.into());
+        let mut projects: BTreeMap<ProjectName, BTreeMap<HostPattern, HostMap<Paths>>> = BTreeMap::new();
+        for ((project, hostname), hosts) in self.http {
+            let hosts = hosts.into_iter().map(|(host, entries)| (host, Paths::new(entries))).collect();
+            projects.entry(project).or_default().insert(hostname, hosts);
         }
         let projects = projects.into_iter().map(|(project, listeners)| (project, listeners.into())).collect();
         let owners: HostMap<ProjectName> = self.owners.into();

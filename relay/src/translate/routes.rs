@@ -1,4 +1,4 @@
-//! HTTPRoutes and GRPCRoutes: their rules compiled, their parents as they were found, and what their status says.
+//! Routes of all kinds: their rules compiled, their parents as they were found, and what their status says.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -14,6 +14,7 @@ use underpass_shared::{
         },
         kind::Kind,
         metadata::Metadata,
+        stream_route::StreamRoute,
     },
 };
 
@@ -90,6 +91,14 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &'a Settings) -> Vec
         let index = backends::Index::new(project, objects, settings);
         routes.extend(objects.routes.iter().map(|route| of_http(&index, route)));
         routes.extend(objects.grpc_routes.iter().map(|route| of_grpc(&index, route)));
+        let streams = [
+            (Kind::TlsRoute, &objects.tls_routes),
+            (Kind::TcpRoute, &objects.tcp_routes),
+            (Kind::UdpRoute, &objects.udp_routes),
+        ];
+        for (kind, of_kind) in streams {
+            routes.extend(of_kind.iter().map(|route| of_stream(&index, kind, route)));
+        }
     }
     routes.sort_by(|a, b| (a.created, a.project, &a.place, a.kind).cmp(&(b.created, b.project, &b.place, b.kind)));
     routes
@@ -115,6 +124,23 @@ fn of_grpc<'a>(index: &backends::Index<'a>, route: &'a GrpcRoute) -> Compiled<'a
     let default = [GrpcRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
     compiled.read_rules(index, written.iter().map(|rule| grpc_rule(&origin, rule)));
+    compiled
+}
+
+/// Of the rules, of which the API allows one, the first takes all connections of a listener, or of a name.
+fn of_stream<'a>(index: &backends::Index<'a>, kind: Kind, route: &'a StreamRoute) -> Compiled<'a> {
+    let mut compiled = Compiled::new(index, kind, &route.metadata, &route.spec.parent_refs);
+    compiled.read_hostnames(if kind == Kind::TlsRoute { &route.spec.hostnames } else { &[] });
+    let origin = Origin { index, kind, namespace: compiled.place.namespace, answers: Answers::Http };
+    let rules = route.spec.rules.iter().take(1).map(|written| {
+        let mut rule = Rule::new(index.project.clone(), "".into(), Vec::new());
+        let unresolved = read_backends(&origin, &mut rule, &[], &written.backend_refs, &[])?;
+        Ok((Vec::new(), rule, unresolved))
+    });
+    compiled.read_rules(index, rules);
+    if route.spec.rules.is_empty() {
+        compiled.problems.push("spec.rules is empty".to_owned());
+    }
     compiled
 }
 
@@ -301,13 +327,13 @@ impl Compiled<'_> {
         })
     }
 
-    /// Whether the route counts as attached to the listener, which it does even when the listener does not serve.
-    pub(super) fn is_attached(&self, gateway: usize, listener: usize) -> bool {
-        self.parents.iter().any(|parent| {
-            matches!(&parent.outcome, Outcome::Attached(attached)
-                if attached.iter().any(|at| at.owned)
-                    && attached.iter().any(|at| at.gateway == gateway && at.listener == listener))
-        })
+    /// The listeners, by Gateway, that the route counts as attached to, even when they do not serve; some more than once.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = (usize, usize)> {
+        let attached = self.parents.iter().filter_map(|parent| match &parent.outcome {
+            Outcome::Attached(attached) if attached.iter().any(|at| at.owned) => Some(attached),
+            Outcome::Attached(_) | Outcome::Refused { .. } => None,
+        });
+        attached.flatten().map(|at| (at.gateway, at.listener))
     }
 
     /// Every problem of the parts that were dropped, if any.

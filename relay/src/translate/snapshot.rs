@@ -6,13 +6,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use underpass_shared::resource::{
     backend::Backend,
-    gateway::{Gateway, GatewayClass},
+    gateway::{Gateway, GatewayClass, ListenerSet},
     grpc_route::GrpcRoute,
     http_route::HttpRoute,
     kind::Kind,
     metadata::{Metadata, Resource},
     reference_grant::ReferenceGrant,
+    secret::{ConfigMap, Secret},
     service::{EndpointSlice, Service},
+    stream_route::StreamRoute,
     tunnel_node::TunnelNode,
 };
 
@@ -24,6 +26,8 @@ use super::{
 /// The kinds that [`ProjectSnapshot::read`] makes something of.
 pub const KINDS_READ: &[Kind] = &[
     Kind::Namespace,
+    Kind::Secret,
+    Kind::ConfigMap,
     Kind::Service,
     Kind::EndpointSlice,
     Kind::TunnelNode,
@@ -57,13 +61,19 @@ pub const KINDS_READ: &[Kind] = &[
 pub struct ProjectSnapshot {
     pub gateway_classes: Vec<GatewayClass>,
     pub gateways: Vec<Gateway>,
+    pub listener_sets: Vec<ListenerSet>,
     pub routes: Vec<HttpRoute>,
     pub grpc_routes: Vec<GrpcRoute>,
+    pub tls_routes: Vec<StreamRoute>,
+    pub tcp_routes: Vec<StreamRoute>,
+    pub udp_routes: Vec<StreamRoute>,
     pub backends: Vec<Backend>,
     pub nodes: Vec<TunnelNode>,
     pub services: Vec<Service>,
     pub slices: Vec<EndpointSlice>,
     pub grants: Vec<ReferenceGrant>,
+    pub secrets: Vec<Secret>,
+    pub config_maps: Vec<ConfigMap>,
     /// The labels of each namespace.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Proxies, and kinds that nothing is built for: whole objects.
@@ -103,6 +113,10 @@ impl ProjectSnapshot {
             Kind::Gateway => put(&mut self.gateways, &object),
             Kind::HttpRoute => put(&mut self.routes, &object),
             Kind::GrpcRoute => put(&mut self.grpc_routes, &object),
+            Kind::TlsRoute => put(&mut self.tls_routes, &object),
+            Kind::TcpRoute => put(&mut self.tcp_routes, &object),
+            Kind::UdpRoute => put(&mut self.udp_routes, &object),
+            Kind::ListenerSet => put(&mut self.listener_sets, &object),
             Kind::Backend => put(&mut self.backends, &object),
             Kind::TunnelNode => put(&mut self.nodes, &object),
             _ => return,
@@ -123,6 +137,8 @@ impl ProjectSnapshot {
                 }
             }
             Kind::Service => drop(put(&mut self.services, object)),
+            Kind::Secret => self.secrets.extend(Secret::deserialize(object)),
+            Kind::ConfigMap => self.config_maps.extend(ConfigMap::deserialize(object)),
             Kind::EndpointSlice => self.slices.extend(EndpointSlice::deserialize(object)),
             Kind::ReferenceGrant => drop(put(&mut self.grants, object)),
             _ => return false,

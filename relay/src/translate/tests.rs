@@ -17,6 +17,7 @@ use crate::route::{
     target::Endpoint,
 };
 
+mod listeners;
 mod unserved;
 
 const GROUP: &str = "gateway.networking.k8s.io/v1";

@@ -13,6 +13,8 @@ pub mod metadata;
 pub mod project;
 pub mod proxy;
 pub mod reference_grant;
+pub mod secret;
 pub mod selector;
 pub mod service;
+pub mod stream_route;
 pub mod tunnel_node;
