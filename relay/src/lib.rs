@@ -26,6 +26,7 @@ pub mod translate;
 
 pub mod listener;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod tunnel;
 
 pub mod clock;

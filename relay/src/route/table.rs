@@ -55,6 +55,15 @@ pub enum Speaks {
 pub struct Table {
     ports: BTreeMap<ListenAddress, Port>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
+    from_proxies: BTreeMap<ListenAddress, FromProxies>,
+}
+
+/// Whether connections begin by saying for whom they are (PROXY protocol).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FromProxies {
+    /// Those that do not are closed.
+    Always,
+    OrNot,
 }
 
 /// A TCP port.
@@ -129,6 +138,12 @@ impl Table {
     #[must_use]
     pub fn datagrams(&self, at: ListenAddress) -> Option<&Arc<Rule>> {
         self.datagrams.get(&at)?.as_ref()
+    }
+
+    /// Whether connections to `at` begin with a PROXY header; `None` when such a header would be the client's.
+    #[must_use]
+    pub fn from_proxies(&self, at: ListenAddress) -> Option<FromProxies> {
+        self.from_proxies.get(&at).copied()
     }
 
     /// Chooses the rule that serves `head`, which came in the clear, or over TLS after a handshake for `tls`.
@@ -209,6 +224,7 @@ impl Tls {
 pub struct TableBuilder {
     ports: BTreeMap<ListenAddress, PortBuilder>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
+    from_proxies: BTreeMap<ListenAddress, FromProxies>,
 }
 
 /// Listeners by project and hostname; what each serves by the hostname of the route.
@@ -296,6 +312,11 @@ impl TableBuilder {
         *datagrams = datagrams.take().or(rule);
     }
 
+    /// Takes the addresses of the clients that come to `at` from what their proxies say; the first word stays.
+    pub fn from_proxies(&mut self, at: ListenAddress, from: FromProxies) {
+        self.from_proxies.entry(at).or_insert(from);
+    }
+
     /// Makes `project` the owner of `host` at `at`; the first owner stays.
     pub fn owner(&mut self, at: ListenAddress, host: &HostPattern, project: &ProjectName) {
         if let Some(port) = self.ports.get_mut(&at) {
@@ -335,7 +356,7 @@ impl TableBuilder {
     #[must_use]
     pub fn build(self) -> Table {
         let ports = self.ports.into_iter().map(|(at, port)| (at, port.build())).collect();
-        Table { ports, datagrams: self.datagrams }
+        Table { ports, datagrams: self.datagrams, from_proxies: self.from_proxies }
     }
 }
 
