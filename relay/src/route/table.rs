@@ -91,6 +91,7 @@ pub struct Tls {
     /// Of all projects, for names that nobody owns: the first that was built has a hostname.
     all: HostMap<Arc<TlsListener>>,
     https: Http,
+    passes_streams: bool,
 }
 
 /// What a handshake's name selects.
@@ -205,6 +206,12 @@ impl Tls {
             Some(listeners) => listeners.covering(name).next(),
             None => self.all.covering(name).next(),
         }
+    }
+
+    /// Whether one of the listeners passes bytes on instead of serving HTTP.
+    #[must_use]
+    pub fn passes_streams(&self) -> bool {
+        self.passes_streams
     }
 
     fn select(&self, head: &Head<'_>, tls: &TlsListener) -> Result<Selection<'_>, Miss> {
@@ -373,6 +380,7 @@ impl PortBuilder {
             Speaks::Tcp | Speaks::Udp => Port::Stream(self.stream),
             Speaks::Http => Port::Http(Http { owners, projects }),
             Speaks::Tls => {
+                let passes_streams = self.tls.iter().any(|tls| tls.rules.is_some());
                 let (mut of_project, mut all) = (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::new());
                 for tls in self.tls {
                     let (project, hostname) = (tls.project.clone(), tls.hostname.clone());
@@ -382,7 +390,8 @@ impl PortBuilder {
                 }
                 let of_project = of_project.into_iter().map(|(project, listeners)| (project, listeners.into()));
                 let https = Http { owners: HostMap::default(), projects };
-                Port::Tls(Box::new(Tls { owners, projects: of_project.collect(), all: all.into(), https }))
+                let projects = of_project.collect();
+                Port::Tls(Box::new(Tls { owners, projects, all: all.into(), https, passes_streams }))
             }
         }
     }
