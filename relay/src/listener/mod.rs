@@ -7,11 +7,15 @@
 //! 2. One `Worker::new(gateway.clone())` inside each current-thread runtime.
 //! 3. The controller stores each new table in `gateway.routing.table`; [`wanted`] says which ports it needs. For a port
 //!    that is new, [`bind::bind`] gives one socket per worker on the same address; hand each to [`Worker::serve`] of its
-//!    worker. For a port that went, cancel the token that its `serve` was given.
+//!    worker; for datagrams, [`bind::bind_datagrams`] and [`Worker::serve_datagrams`]. For a port that went, cancel the
+//!    token that its `serve` was given.
 //! 4. To stop: cancel all tokens, then await [`Worker::drain`] in every worker.
 
 pub mod bind;
 mod connection;
+mod datagrams;
+mod handshake;
+mod proxied;
 pub mod tls;
 mod watch;
 
@@ -34,7 +38,10 @@ use hyper_util::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::watch::IDLE;
+use self::{
+    datagrams::{Limits, SESSIONS_MAX},
+    watch::IDLE,
+};
 use crate::{
     proxy::{Client, Proxy, Routing},
     route::table::{ListenAddress, Speaks, Table},
@@ -77,14 +84,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Gateway {
     pub routing: Arc<Routing>,
-    /// What HTTPS listeners present; without it they end every connection.
+    /// What listeners without certificates of their own present; without it they end every connection.
     pub tls: ArcSwapOption<rustls::ServerConfig>,
+    /// What all others present.
+    pub configs: tls::Configs,
 }
 
 impl Gateway {
     #[must_use]
     pub fn new(routing: Arc<Routing>) -> Arc<Self> {
-        Arc::new(Self { routing, tls: ArcSwapOption::empty() })
+        Arc::new(Self { routing, tls: ArcSwapOption::empty(), configs: tls::Configs::default() })
     }
 }
 
@@ -103,6 +112,7 @@ pub struct Worker {
     proxy: Proxy,
     builder: auto::Builder<TokioExecutor>,
     room: Arc<Semaphore>,
+    datagrams: Limits,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -110,10 +120,15 @@ pub struct Worker {
 impl Worker {
     #[must_use]
     pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        Self::with_sessions(gateway, SESSIONS_MAX)
+    }
+
+    /// With room for so many sessions of datagrams.
+    fn with_sessions(gateway: Arc<Gateway>, sessions: usize) -> Arc<Self> {
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         let proxy = Proxy::new(gateway.routing.clone(), tasks.clone(), cut.clone());
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Arc::new(Self { gateway, proxy, builder: builder(), room, tasks, cut })
+        Arc::new(Self { gateway, proxy, builder: builder(), room, datagrams: Limits::new(sessions), tasks, cut })
     }
 
     /// Accepts on `socket` until `stop` is cancelled, which also asks the connections to finish.

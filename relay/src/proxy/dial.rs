@@ -33,7 +33,7 @@ use crate::{
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
 /// How many of a name's addresses are tried.
-const ADDRESSES_MAX: usize = 8;
+pub(super) const ADDRESSES_MAX: usize = 8;
 
 /// How long an address has before the next one is tried as well (RFC 8305 §5, "Connection Attempt Delay").
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -48,6 +48,15 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// The socket of this host that carries it, if one does.
+    pub(super) fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Socket(socket) => Some(socket),
+            Self::Flow(_) => None,
+            Self::Tls(stream) => stream.get_ref().0.socket(),
+        }
+    }
+
     /// The HTTP that the backend expects, where TLS was to find that out.
     pub(super) fn agreed(&self) -> Protocol {
         match self {

@@ -140,6 +140,19 @@ impl Rule {
         }
         rule
     }
+
+    /// The same rule for bytes that the client has encrypted itself: backends get them as they are.
+    #[must_use]
+    pub fn in_the_clear(&self) -> Self {
+        let mut rule = self.clone();
+        for backend in &mut rule.backends {
+            let Target::Upstreams(upstreams) = &mut backend.target else { continue };
+            for upstream in upstreams.iter_mut().filter(|upstream| upstream.tls.is_some()) {
+                *upstream = Arc::new(Upstream { tls: None, ..Upstream::clone(upstream) });
+            }
+        }
+        rule
+    }
 }
 
 impl Backend {
@@ -227,6 +240,10 @@ mod tests {
             let tls = upstreams[0].tls.as_ref().unwrap();
             assert_eq!((&*tls.server_name, &tls.identity), (&*backend.name, &Some(identity.clone())));
             assert_eq!(upstreams[1], upstream(2), "in the clear as it was");
+        }
+        for backend in &changed.in_the_clear().backends {
+            let Target::Upstreams(upstreams) = &backend.target else { panic!("{backend:?}") };
+            assert!(upstreams.iter().all(|upstream| upstream.tls.is_none()));
         }
     }
 

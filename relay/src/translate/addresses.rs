@@ -122,7 +122,7 @@ fn free(pool: IpNet, uid: &str, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
 }
 
 /// FNV-1a: the same in every build, which the standard library's hasher does not promise.
-fn fnv(text: &str) -> u32 {
+pub(super) fn fnv(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 

@@ -1,6 +1,9 @@
 //! Joins routes to listeners: which parents take a route, for which hostnames, and the table that follows from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use underpass_shared::{
     identity::ProjectName,
@@ -20,6 +23,7 @@ use super::{
 use crate::route::{
     host::HostPattern,
     table::{Attachment, ListenAddress, TableBuilder},
+    target::Rule,
 };
 
 /// Where routes may attach, by project and place.
@@ -111,7 +115,7 @@ impl<'g, 'a> Parents<'g, 'a> {
         }
         let mut attached = Vec::new();
         for (listener, placed) in selected {
-            for host in hosts(&route.hostnames, &placed.hostname) {
+            for host in hosts(&route.body.hostnames, &placed.hostname) {
                 attached.extend(gateway.addresses.listen.iter().map(|&address| Attached {
                     gateway: index,
                     listener,
@@ -210,40 +214,57 @@ pub(super) fn build(builder: &mut TableBuilder, gateways: &[Placed<'_>], routes:
     for route in routes {
         // Two parents, or two Gateways that share a listener's port and hostname, attach a route once.
         let mut done = BTreeSet::new();
+        let mut variants = BTreeMap::new();
         for at in route.attachments().filter(|at| at.owned) {
-            let placed = &gateways[at.gateway].listeners[at.listener];
+            let gateway = &gateways[at.gateway];
+            let placed = &gateway.listeners[at.listener];
             if placed.is_placed() && done.insert((at.at, &placed.hostname, &at.host)) {
-                attach_rules(builder, route, placed, at);
+                let rules = variants
+                    .entry((at.gateway, placed.serves == Serves::Passthrough))
+                    .or_insert_with(|| rules(route, gateway, placed));
+                attach_rules(builder, (route, rules), placed, at);
             }
         }
     }
 }
 
-fn attach_rules(builder: &mut TableBuilder, route: &Compiled<'_>, placed: &PlacedListener<'_>, at: &Attached) {
+/// The route's rules as a Gateway has them: with the certificate that it shows to backends, or, where TLS passes through,
+/// without TLS of the relay's own.
+fn rules(route: &Compiled<'_>, gateway: &Placed<'_>, placed: &PlacedListener<'_>) -> Vec<Arc<Rule>> {
+    let rules = route.body.rules.iter().map(|compiled| &compiled.rule);
+    match &gateway.identity {
+        _ if placed.serves == Serves::Passthrough => rules.map(|rule| Arc::new(rule.in_the_clear())).collect(),
+        Some(Ok(identity)) => rules.map(|rule| Arc::new(rule.with_identity(identity))).collect(),
+        Some(Err(_)) | None => rules.cloned().collect(),
+    }
+}
+
+fn attach_rules(
+    builder: &mut TableBuilder,
+    (route, rules): (&Compiled<'_>, &[Arc<Rule>]),
+    placed: &PlacedListener<'_>,
+    at: &Attached,
+) {
     match &placed.serves {
-        Serves::Tcp => route.rules.iter().for_each(|compiled| builder.tcp(at.at, Some(compiled.rule.clone()))),
-        Serves::Udp => route.rules.iter().for_each(|compiled| builder.udp(at.at, Some(compiled.rule.clone()))),
+        Serves::Tcp => rules.iter().for_each(|rule| builder.tcp(at.at, Some(rule.clone()))),
+        Serves::Udp => rules.iter().for_each(|rule| builder.udp(at.at, Some(rule.clone()))),
         Serves::Terminate(_) | Serves::Passthrough => {
-            for compiled in &route.rules {
-                builder.attach_tls(at.at, &placed.hostname, &at.host, &compiled.rule);
-            }
+            rules.iter().for_each(|rule| builder.attach_tls(at.at, &placed.hostname, &at.host, rule));
         }
-        Serves::Http | Serves::Https(_) => attach_matches(builder, route, placed, at),
-    }
-}
-
-fn attach_matches(builder: &mut TableBuilder, route: &Compiled<'_>, placed: &PlacedListener<'_>, at: &Attached) {
-    for compiled in &route.rules {
-        for (position, matcher) in compiled.matchers.iter().enumerate() {
-            builder.attach(Attachment {
-                at: at.at,
-                listener: &placed.hostname,
-                host: &at.host,
-                matcher: matcher.clone(),
-                created: route.created,
-                position: (compiled.position, position),
-                rule: &compiled.rule,
-            });
+        Serves::Http | Serves::Https(_) => {
+            for (compiled, rule) in route.body.rules.iter().zip(rules) {
+                for (position, matcher) in compiled.matchers.iter().enumerate() {
+                    builder.attach(Attachment {
+                        at: at.at,
+                        listener: &placed.hostname,
+                        host: &at.host,
+                        matcher: matcher.clone(),
+                        created: route.created,
+                        position: (compiled.position, position),
+                        rule,
+                    });
+                }
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod gateway_classes;
 mod gateway_status;
 mod gateways;
 mod grants;
+pub mod infrastructure;
 mod listeners;
 mod owners;
 mod routes;
@@ -45,6 +46,7 @@ use underpass_shared::{
 use self::unserved::{Effect, Unserved};
 pub use self::{
     conditions::keep_times,
+    infrastructure::WantedService,
     owners::Owners,
     snapshot::{At, KINDS_READ, ProjectSnapshot},
 };
@@ -81,6 +83,8 @@ pub struct Translation {
     pub table: Table,
     /// One entry per object that is ours to speak of, ordered by project, kind, namespace and name.
     pub wanted: Vec<WantedStatus>,
+    /// What must be there beside the Gateways.
+    pub services: Vec<WantedService>,
     /// To be handed into the next translation.
     pub owners: Owners,
 }
@@ -165,14 +169,37 @@ fn is_gateway_group(group: Option<&str>) -> bool {
 /// Makes the table and every status out of `snapshot`.
 #[must_use]
 pub fn translate(snapshot: &Snapshot, settings: &Settings) -> Translation {
-    let mut gateways = gateways::place(snapshot, settings);
-    let mut routes = routes::compile(snapshot, settings);
-    attach::find_listeners(snapshot, &gateways, &mut routes);
-    let owners = owners::settle(&snapshot.owners, &mut gateways, &mut routes);
+    Translator::default().translate(snapshot, settings)
+}
 
-    let mut builder = TableBuilder::default();
-    attach::build(&mut builder, &gateways, &routes, &owners);
+/// Translates one snapshot after another, and keeps what did not change between them. What comes out is what
+/// [`translate`] makes of the snapshot alone.
+#[derive(Debug, Default)]
+pub struct Translator {
+    bodies: routes::Bodies,
+}
 
+impl Translator {
+    /// As [`translate`]. Every change of an object must have changed its uid or generation; `settings` must be the same
+    /// each time, but for the ports.
+    pub fn translate(&mut self, snapshot: &Snapshot, settings: &Settings) -> Translation {
+        let mut gateways = gateways::place(snapshot, settings);
+        let mut routes = routes::compile(snapshot, settings, &mut self.bodies);
+        attach::find_listeners(snapshot, &gateways, &mut routes);
+        let owners = owners::settle(&snapshot.owners, &mut gateways, &mut routes);
+        let mut builder = TableBuilder::default();
+        attach::build(&mut builder, &gateways, &routes, &owners);
+        let wanted = wanted(snapshot, settings, &gateways, &routes);
+        Translation { table: builder.build(), wanted, services: infrastructure::wanted(&gateways), owners }
+    }
+}
+
+fn wanted(
+    snapshot: &Snapshot,
+    settings: &Settings,
+    gateways: &[gateways::Placed<'_>],
+    routes: &[routes::Compiled<'_>],
+) -> Vec<WantedStatus> {
     let mut wanted = Vec::new();
     for (project, objects) in &snapshot.projects {
         let classes = objects.gateway_classes.iter().filter(is_ours);
@@ -181,14 +208,14 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings) -> Translation {
         wanted.extend(objects.nodes.iter().map(|node| tunnel_node(project, objects, node)));
         wanted.extend(others(project, objects));
     }
-    wanted.extend(gateway_status::wanted(&gateways, &routes, snapshot));
+    wanted.extend(gateway_status::wanted(gateways, routes, snapshot));
     wanted.extend(routes.iter().map(routes::Compiled::wanted));
-    wanted.extend(backend_tls::wanted(&gateways, &routes, snapshot));
+    wanted.extend(backend_tls::wanted(gateways, routes, snapshot));
     wanted.sort_by(|a, b| {
-        let key = |wanted: &WantedStatus| (wanted.status.kind(), wanted.namespace.clone(), wanted.name.clone());
-        a.project.cmp(&b.project).then_with(|| key(a).cmp(&key(b)))
+        let of_kind = || (a.status.kind(), &a.namespace, &a.name).cmp(&(b.status.kind(), &b.namespace, &b.name));
+        a.project.cmp(&b.project).then_with(of_kind)
     });
-    Translation { table: builder.build(), wanted, owners }
+    wanted
 }
 
 fn is_ours(class: &&GatewayClass) -> bool {

@@ -82,6 +82,8 @@ pub struct ProjectSnapshot {
     pub others: Vec<(Kind, Value)>,
     /// Whole objects of the kinds above that cannot be read, and why.
     pub unreadable: Vec<(Kind, Value, String)>,
+    /// Counts the changes of everything that rules of routes may refer to.
+    pub targets_version: u64,
     /// What objects of the kinds above say that is not served.
     pub unserved: BTreeMap<At, Vec<Unserved>>,
 }
@@ -95,12 +97,14 @@ impl ProjectSnapshot {
     pub fn read(objects: impl IntoIterator<Item = (Kind, Value)>) -> Self {
         let mut snapshot = Self::default();
         for (kind, object) in objects {
-            snapshot.take(kind, object);
+            snapshot.put(kind, object);
         }
         snapshot
     }
 
-    fn take(&mut self, kind: Kind, mut object: Value) {
+    /// Adds a whole object that is not there: whoever has another version of it removes that first.
+    pub fn put(&mut self, kind: Kind, mut object: Value) {
+        self.note(kind);
         if kind == Kind::Proxy || unbuilt::is_unbuilt(kind) {
             return self.others.push((kind, object));
         }
@@ -129,6 +133,63 @@ impl ProjectSnapshot {
             Ok(_) => {}
             Err(error) => self.unreadable.push((kind, object, error.to_string())),
         }
+    }
+
+    /// Takes out the object of that place, if it is there. `namespace` is `None` for kinds without namespaces.
+    pub fn remove(&mut self, kind: Kind, namespace: Option<&str>, name: &str) {
+        fn take<T>(list: &mut Vec<T>, metadata: impl Fn(&T) -> &Metadata, place: (&str, &str)) {
+            let is_it = |one: &T| (namespace_of(metadata(one)), metadata(one).name.as_str()) == place;
+            if let Some(at) = list.iter().position(is_it) {
+                list.swap_remove(at);
+            }
+        }
+        self.note(kind);
+        let place = (namespace.unwrap_or("default"), name);
+        match kind {
+            Kind::GatewayClass => take(&mut self.gateway_classes, |one| &one.metadata, place),
+            Kind::Gateway => take(&mut self.gateways, |one| &one.metadata, place),
+            Kind::ListenerSet => take(&mut self.listener_sets, |one| &one.metadata, place),
+            Kind::HttpRoute => take(&mut self.routes, |one| &one.metadata, place),
+            Kind::GrpcRoute => take(&mut self.grpc_routes, |one| &one.metadata, place),
+            Kind::TlsRoute => take(&mut self.tls_routes, |one| &one.metadata, place),
+            Kind::TcpRoute => take(&mut self.tcp_routes, |one| &one.metadata, place),
+            Kind::UdpRoute => take(&mut self.udp_routes, |one| &one.metadata, place),
+            Kind::Backend => take(&mut self.backends, |one| &one.metadata, place),
+            Kind::BackendTlsPolicy => take(&mut self.backend_tls_policies, |one| &one.metadata, place),
+            Kind::TunnelNode => take(&mut self.nodes, |one| &one.metadata, place),
+            Kind::Service => take(&mut self.services, |one| &one.metadata, place),
+            Kind::EndpointSlice => take(&mut self.slices, |one| &one.metadata, place),
+            Kind::ReferenceGrant => take(&mut self.grants, |one| &one.metadata, place),
+            Kind::Secret => take(&mut self.secrets, |one| &one.metadata, place),
+            Kind::ConfigMap => take(&mut self.config_maps, |one| &one.metadata, place),
+            Kind::Namespace => drop(self.namespaces.remove(name)),
+            _ => {}
+        }
+        let is_it = |known: Kind, object: &Value| {
+            let text = |field: &str| object.get("metadata")?.get(field)?.as_str();
+            (known, text("namespace").unwrap_or("default"), text("name").unwrap_or_default())
+                == (kind, place.0, place.1)
+        };
+        self.others.retain(|(known, object)| !is_it(*known, object));
+        self.unreadable.retain(|(known, object, _)| !is_it(*known, object));
+        self.unserved.remove(&(kind, place.0.to_owned(), name.to_owned()));
+    }
+
+    /// Rules of routes are compiled again only when what they refer to may have changed.
+    fn note(&mut self, kind: Kind) {
+        let is_no_target = matches!(
+            kind,
+            Kind::HttpRoute
+                | Kind::GrpcRoute
+                | Kind::TlsRoute
+                | Kind::TcpRoute
+                | Kind::UdpRoute
+                | Kind::GatewayClass
+                | Kind::Gateway
+                | Kind::ListenerSet
+                | Kind::Namespace
+        );
+        self.targets_version += u64::from(!is_no_target);
     }
 
     /// Takes an object that others have their say about, and we none. What cannot be read of it is not there for us.

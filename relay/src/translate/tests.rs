@@ -18,6 +18,8 @@ use crate::route::{
 };
 
 mod backend_tls;
+mod incremental;
+mod listeners;
 mod unserved;
 
 const GROUP: &str = "gateway.networking.k8s.io/v1";

@@ -3,8 +3,12 @@
 mod backend_tls;
 mod bodies;
 mod connections;
+mod datagrams;
 mod filters;
+mod proxied;
 mod requests;
+mod streams;
+mod tls;
 mod upstreams;
 
 use std::{
