@@ -151,7 +151,7 @@ pub struct Timeouts {
 }
 
 /// When a request is sent again (Gateway API, `HTTPRouteRetry`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Retry {
     /// Times after the first.
     pub attempts: u32,

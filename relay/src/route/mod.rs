@@ -7,13 +7,17 @@ pub mod balance;
 pub mod change;
 pub mod cors;
 pub mod filter;
+pub mod fleet;
+mod health;
 pub mod host;
+pub mod maglev;
 pub mod matcher;
 mod paths;
 pub mod rank;
 pub mod table;
 pub mod target;
 pub mod tls;
+pub mod traffic;
 
 #[cfg(test)]
 mod model;

@@ -9,11 +9,12 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use underpass_shared::identity::ProjectName;
 
 use super::{
+    fleet::Fleet,
     host::{HostMap, HostPattern},
     matcher::{Head, Matcher},
     paths::{Entry, Paths},
     rank::Rank,
-    target::Rule,
+    target::{Rule, Target},
     tls::ServerTls,
 };
 
@@ -56,6 +57,7 @@ pub struct Table {
     ports: BTreeMap<ListenAddress, Port>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
     from_proxies: BTreeMap<ListenAddress, FromProxies>,
+    fleets: Vec<Arc<Fleet>>,
 }
 
 /// Whether connections begin by saying for whom they are (PROXY protocol).
@@ -162,6 +164,12 @@ impl Table {
         }
     }
 
+    /// Every fleet that a rule may choose from, each once.
+    #[must_use]
+    pub fn fleets(&self) -> &[Arc<Fleet>] {
+        &self.fleets
+    }
+
     /// What must be listened on.
     pub fn listens(&self) -> impl Iterator<Item = (ListenAddress, Speaks)> {
         let tcp = self.ports.iter().map(|(&at, port)| {
@@ -232,6 +240,8 @@ pub struct TableBuilder {
     ports: BTreeMap<ListenAddress, PortBuilder>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
     from_proxies: BTreeMap<ListenAddress, FromProxies>,
+    /// By address in memory, which tells them apart while they are held here.
+    fleets: BTreeMap<usize, Arc<Fleet>>,
 }
 
 /// Listeners by project and hostname; what each serves by the hostname of the route.
@@ -309,12 +319,14 @@ impl TableBuilder {
 
     /// Listens for TCP connections, and sends them to `rule`.
     pub fn tcp(&mut self, at: ListenAddress, rule: Option<Arc<Rule>>) {
+        rule.iter().for_each(|rule| self.note(rule));
         let port = self.port(at, Speaks::Tcp);
         port.stream = port.stream.take().or(rule);
     }
 
     /// Listens for datagrams, and sends them to `rule`.
     pub fn udp(&mut self, at: ListenAddress, rule: Option<Arc<Rule>>) {
+        rule.iter().for_each(|rule| self.note(rule));
         let datagrams = self.datagrams.entry(at).or_default();
         *datagrams = datagrams.take().or(rule);
     }
@@ -334,6 +346,7 @@ impl TableBuilder {
     /// Adds a match of a rule to an HTTP or HTTPS listener that was given before; without it, nothing happens.
     pub fn attach(&mut self, attachment: Attachment<'_>) {
         let Attachment { at, listener, host, matcher, created, position, rule } = attachment;
+        self.note(rule);
         let Some(port) = self.ports.get_mut(&at) else { return };
         let Some(hosts) = port.http.get_mut(&(rule.project.clone(), listener.clone())) else { return };
         let rank = Rank {
@@ -351,6 +364,7 @@ impl TableBuilder {
 
     /// Lets `rule` serve `host` on a TLS listener that was given before; the first rule of a host stays.
     pub fn attach_tls(&mut self, at: ListenAddress, listener: &HostPattern, host: &HostPattern, rule: &Arc<Rule>) {
+        self.note(rule);
         let Some(port) = self.ports.get_mut(&at) else { return };
         let is_it = |tls: &&mut TlsBuilder| tls.project == rule.project && tls.hostname == *listener;
         let Some(tls) = port.tls.iter_mut().find(is_it) else { return };
@@ -359,11 +373,20 @@ impl TableBuilder {
         }
     }
 
+    fn note(&mut self, rule: &Rule) {
+        for backend in &rule.backends {
+            if let Target::Fleet(fleet) = &backend.target {
+                self.fleets.entry(Arc::as_ptr(fleet).addr()).or_insert_with(|| fleet.clone());
+            }
+        }
+    }
+
     /// Sorts everything into its final order.
     #[must_use]
     pub fn build(self) -> Table {
         let ports = self.ports.into_iter().map(|(at, port)| (at, port.build())).collect();
-        Table { ports, datagrams: self.datagrams, from_proxies: self.from_proxies }
+        let fleets = self.fleets.into_values().collect();
+        Table { ports, datagrams: self.datagrams, from_proxies: self.from_proxies, fleets }
     }
 }
 

@@ -7,7 +7,9 @@ use underpass_shared::identity::{NodeName, ProjectName};
 use super::{
     balance,
     filter::{Filters, Retry, Timeouts},
+    fleet::{Ask, Fleet, Held},
     tls::{Certified, UpstreamTls},
+    traffic::Traffic,
 };
 use crate::tunnel::FlowTarget;
 
@@ -68,6 +70,8 @@ impl Upstream {
 pub enum Target {
     /// The endpoints of a Backend, never empty; each is as good as the other.
     Upstreams(Vec<Arc<Upstream>>),
+    /// The endpoints of a backend that a policy is for.
+    Fleet(Arc<Fleet>),
     /// The reference leads nowhere: its share of the requests gets this answer.
     Answer(Answer),
 }
@@ -145,37 +149,102 @@ impl Rule {
     #[must_use]
     pub fn in_the_clear(&self) -> Self {
         let mut rule = self.clone();
-        for backend in &mut rule.backends {
-            let Target::Upstreams(upstreams) = &mut backend.target else { continue };
-            for upstream in upstreams.iter_mut().filter(|upstream| upstream.tls.is_some()) {
-                *upstream = Arc::new(Upstream { tls: None, ..Upstream::clone(upstream) });
-            }
-        }
+        let in_the_clear = |upstream: &Arc<Upstream>| match &upstream.tls {
+            None => upstream.clone(),
+            Some(_) => Arc::new(Upstream { tls: None, ..Upstream::clone(upstream) }),
+        };
+        rule.backends.iter_mut().for_each(|backend| backend.target.change(in_the_clear));
         rule
     }
 }
 
 impl Backend {
     fn present(&mut self, identity: &Arc<Certified>) {
-        let Target::Upstreams(upstreams) = &mut self.target else { return };
-        for upstream in upstreams {
-            if let Some(tls) = &upstream.tls {
+        self.target.change(|upstream| match &upstream.tls {
+            None => upstream.clone(),
+            Some(tls) => {
                 let tls = Arc::new(UpstreamTls { identity: Some(identity.clone()), ..UpstreamTls::clone(tls) });
-                *upstream = Arc::new(Upstream { tls: Some(tls), ..Upstream::clone(upstream) });
+                Arc::new(Upstream { tls: Some(tls), ..Upstream::clone(upstream) })
+            }
+        });
+    }
+
+    /// The settings of the policies for it, if there are any.
+    #[must_use]
+    pub fn traffic(&self) -> Option<&Traffic> {
+        match &self.target {
+            Target::Fleet(fleet) => Some(&fleet.traffic),
+            Target::Upstreams(_) | Target::Answer(_) => None,
+        }
+    }
+
+    /// Chooses an endpoint as its policies say, by chance without any.
+    ///
+    /// # Errors
+    /// The answer of a backend that cannot be asked.
+    pub fn choose(&self, ask: &Ask) -> Result<(Arc<Upstream>, Option<Held>), Answer> {
+        match &self.target {
+            Target::Fleet(fleet) => fleet.choose(ask).map(|(upstream, held)| (upstream, Some(held))),
+            Target::Upstreams(_) | Target::Answer(_) => {
+                self.endpoint(ask.seed).map(|upstream| (upstream.clone(), None))
             }
         }
     }
 
-    /// Chooses one of the endpoints by the uniformly random `seed`.
+    /// Chooses one of the endpoints by the uniformly random `seed` alone.
     ///
     /// # Errors
     /// The answer of a backend that cannot be asked.
     pub fn endpoint(&self, seed: u64) -> Result<&Arc<Upstream>, Answer> {
         match &self.target {
-            Target::Upstreams(upstreams) => balance::uniform(upstreams.len(), seed)
-                .map(|index| &upstreams[index])
-                .ok_or_else(|| Answer { status: 503, text: "the backend has no endpoint".into() }),
             Target::Answer(answer) => Err(answer.clone()),
+            Target::Upstreams(_) | Target::Fleet(_) => {
+                let upstreams = self.target.upstreams();
+                balance::uniform(upstreams.len(), seed)
+                    .map(|index| &upstreams[index])
+                    .ok_or_else(|| Answer { status: 503, text: "the backend has no endpoint".into() })
+            }
+        }
+    }
+}
+
+impl Target {
+    /// The endpoints; empty without any.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        match self {
+            Self::Upstreams(upstreams) => upstreams,
+            Self::Fleet(fleet) => &fleet.upstreams,
+            Self::Answer(_) => &[],
+        }
+    }
+
+    fn change(&mut self, change: impl Fn(&Arc<Upstream>) -> Arc<Upstream>) {
+        let changed = self.upstreams().iter().map(change).collect();
+        match self {
+            Self::Upstreams(upstreams) => *upstreams = changed,
+            Self::Fleet(fleet) => {
+                *fleet = Fleet::new(fleet.project.clone(), fleet.name.clone(), fleet.traffic.clone(), changed);
+            }
+            Self::Answer(_) => {}
+        }
+    }
+
+    /// Deals with the endpoints as `traffic` says, which joins the settings that are there by `join(there, traffic)`.
+    pub fn deal(
+        &mut self,
+        (project, name): (&ProjectName, &Arc<str>),
+        traffic: &Traffic,
+        join: impl Fn(&Traffic, &Traffic) -> Traffic,
+    ) {
+        let joined = match self {
+            Self::Answer(_) => return,
+            Self::Upstreams(_) => traffic.clone(),
+            Self::Fleet(fleet) => join(&fleet.traffic, traffic),
+        };
+        let upstreams = self.upstreams().to_vec();
+        if !upstreams.is_empty() {
+            *self = Self::Fleet(Fleet::new(project.clone(), name.clone(), Arc::new(joined), upstreams));
         }
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod backend_tls_policy;
+pub mod backend_traffic_policy;
 pub mod condition;
 pub mod filter;
 pub mod gateway;
