@@ -32,7 +32,7 @@ use crate::{
     enrolment::Enrolment,
     listener::{self, Gateway},
     ports::Ports,
-    proxy::{Routing, may_dial::DialPolicy},
+    proxy::{Routing, checks, may_dial::DialPolicy},
     store::Store,
     translate::Settings,
     tunnel::{Acceptor, TunnelPort, Tunnels},
@@ -79,6 +79,7 @@ struct Relay {
     api: (TcpListener, Arc<rustls::ServerConfig>, Arc<Api>),
     controller: Controller,
     store: Store,
+    routing: Arc<Routing>,
     drain_timeout: Duration,
 }
 
@@ -145,6 +146,7 @@ impl Relay {
             api: (listener, api_tls, api),
             controller,
             store,
+            routing: gateway.routing.clone(),
             drain_timeout: config.drain_timeout,
         })
     }
@@ -155,6 +157,7 @@ impl Relay {
         let (listener, tls, api) = self.api;
         let api = tokio::spawn(api::serve(listener, tls, api, api_stop.clone()));
         let collecting = collector::spawn(self.store, drain.clone());
+        let checking = tokio::spawn(checks::run(self.routing, drain.clone()));
         self.controller.start().await;
         println!("ready");
 
@@ -174,6 +177,9 @@ impl Relay {
         }
         if let Err(error) = collecting.await {
             warn!(%error, "the garbage collector did not end well");
+        }
+        if let Err(error) = checking.await {
+            warn!(%error, "the health checks did not end well");
         }
         api_stop.cancel();
         // What the API has begun to write is durable before it answers; it ends by its own limits.

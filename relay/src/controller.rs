@@ -172,7 +172,7 @@ impl Controller {
             translation = self.translator.translate(&self.intake.snapshot, &self.settings);
         }
         let Translation { table, wanted, services, owners } = translation;
-        self.gateway.routing.table.store(Arc::new(table));
+        self.gateway.routing.publish(table);
         (self.wanted, self.services) = (wanted, services);
         self.intake.snapshot.owners = owners;
     }

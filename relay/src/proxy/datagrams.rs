@@ -16,7 +16,7 @@ use super::{
     dial::{ADDRESSES_MAX, CONNECT},
     may_dial::{Denied, Purpose, may_dial},
 };
-use crate::route::target::{Endpoint, Rule, Target, Upstream};
+use crate::route::target::{Endpoint, Rule, Upstream};
 
 /// Why datagrams cannot be sent to an endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -40,10 +40,8 @@ pub fn choose(rule: &Rule) -> Option<Arc<Upstream>> {
 /// Whether `rule` may still send clients to `upstream`.
 #[must_use]
 pub fn serves(rule: &Rule, upstream: &Arc<Upstream>) -> bool {
-    rule.backends.iter().filter(|backend| backend.weight > 0).any(|backend| match &backend.target {
-        Target::Upstreams(upstreams) => upstreams.contains(upstream),
-        Target::Answer(_) => false,
-    })
+    let mut used = rule.backends.iter().filter(|backend| backend.weight > 0);
+    used.any(|backend| backend.target.upstreams().contains(upstream))
 }
 
 /// A socket from which datagrams go to the endpoint of `upstream`, and to which only this endpoint's come.

@@ -1,6 +1,10 @@
 //! One request's way to its backend and back: copies for mirrors, time-outs, and further attempts where the route asks.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, request::Parts};
@@ -21,6 +25,7 @@ use crate::{
     clock,
     route::{
         filter::Retry,
+        fleet::{Ask, Held, Outcome},
         target::{Backend, Rule, Upstream},
     },
 };
@@ -40,6 +45,8 @@ pub(super) struct Sent {
 pub(super) struct Answered {
     pub(super) reply: Reply,
     pub(super) deadline: Option<Instant>,
+    /// The endpoint, which has it to do as long as this is held.
+    pub(super) held: Option<Held>,
 }
 
 /// What does not change between attempts.
@@ -53,6 +60,8 @@ pub(super) struct Exchange<'a> {
     pub(super) trailers: bool,
     pub(super) meter: Arc<Meter>,
     pub(super) arrived: Instant,
+    /// What the request has in common with others that go to the same endpoint.
+    pub(super) key: Option<u64>,
 }
 
 impl Exchange<'_> {
@@ -67,8 +76,9 @@ impl Exchange<'_> {
         incoming: Incoming,
         upgrades: bool,
     ) -> Result<Answered, Failure> {
-        let deadline = self.rule.timeouts.request.map(|limit| self.arrived + limit);
-        let attempts = self.attempts(sent, of_rule, incoming, upgrades);
+        let of_policy = self.backend.traffic().and_then(|traffic| traffic.request_timeout);
+        let deadline = self.rule.timeouts.request.or(of_policy).map(|limit| self.arrived + limit);
+        let attempts = self.attempts((sent, of_rule), incoming, upgrades, deadline);
         let mut answered = match deadline {
             None => attempts.await?,
             Some(at) => timeout_at(at.into(), attempts).await.unwrap_or(Err(Failure::RouteTimedOut))?,
@@ -79,13 +89,14 @@ impl Exchange<'_> {
 
     async fn attempts(
         &self,
-        sent: Sent,
-        of_rule: Sent,
+        (sent, of_rule): (Sent, Sent),
         incoming: Incoming,
         upgrades: bool,
+        until: Option<Instant>,
     ) -> Result<Answered, Failure> {
         let bodiless = incoming.is_end_stream();
-        let retry = self.rule.retry.as_ref().filter(|_| !upgrades);
+        let of_policy = || self.backend.traffic().and_then(|traffic| traffic.retry.as_ref());
+        let retry = self.rule.retry.as_ref().or_else(of_policy).filter(|_| !upgrades);
         let mut body = match (bodiless, retry) {
             (true, _) => RequestBody::Empty,
             (false, None) => RequestBody::stream(incoming, self.meter.clone()),
@@ -101,10 +112,11 @@ impl Exchange<'_> {
         let mut tried = 0;
         loop {
             let again = (left > 0).then(|| body.copy());
-            let answered = self.attempt(&sent, body, bodiless, upgrades).await;
+            let answered = self.attempt(&sent, (body, bodiless), upgrades, (tried > 0, until)).await;
             match (again, retry) {
                 (Some(copy), Some(retry)) if is_worth_another(&answered, retry) => {
                     left -= 1;
+                    drop(answered);
                     sleep(pause(retry, tried)).await;
                     tried += 1;
                     body = copy;
@@ -117,27 +129,41 @@ impl Exchange<'_> {
     async fn attempt(
         &self,
         sent: &Sent,
-        body: RequestBody,
-        bodiless: bool,
+        (body, bodiless): (RequestBody, bool),
         upgrades: bool,
+        (is_retry, until): (bool, Option<Instant>),
     ) -> Result<Answered, Failure> {
         let unresolved = |answer: crate::route::target::Answer| Failure::Unresolved {
             status: answer.status,
             text: answer.text.as_ref().to_owned(),
         };
-        let upstream = self.backend.endpoint(rand::random()).map_err(unresolved)?;
+        let routing = &self.proxy.routing;
+        let ask = Ask { seed: rand::random(), key: self.key, now: self.balanced_at(), is_retry };
+        let (upstream, held) = self.backend.choose(&ask).map_err(unresolved)?;
         if upgrades && upstream.protocol == crate::route::target::Protocol::Http2 {
             return Err(Failure::UpgradeUnsupported);
         }
         let replay = bodiless && sent.parts.method.is_idempotent();
-        let request = self.request(sent, upstream, body, bodiless, upgrades)?;
-        let deadline = self.rule.timeouts.backend_request.map(|limit| clock::instant() + limit);
-        let sending = self.proxy.pool.send(upstream, self.client.address, request, replay, &self.meter);
-        let reply = match deadline {
-            None => sending.await?,
-            Some(at) => timeout_at(at.into(), sending).await.unwrap_or(Err(Failure::RouteTimedOut))?,
+        let request = self.request(sent, &upstream, body, bodiless, upgrades)?;
+        let of_policy = self.backend.traffic().and_then(|traffic| traffic.attempt_timeout);
+        let limit = self.rule.timeouts.backend_request.or(of_policy);
+        let deadline = limit.map(|limit| clock::instant() + limit);
+        // An endpoint that takes all the time there is has failed.
+        let by = deadline.into_iter().chain(until).min();
+        let sending = self.proxy.pool.send(&upstream, self.client.address, request, replay, &self.meter);
+        let sent = match by {
+            None => sending.await,
+            Some(at) => timeout_at(at.into(), sending).await.unwrap_or(Err(Failure::RouteTimedOut)),
         };
-        Ok(Answered { reply, deadline })
+        if let (Some(held), Some(outcome)) = (&held, outcome(&sent)) {
+            held.report(outcome, routing.now());
+        }
+        Ok(Answered { reply: sent?, deadline, held })
+    }
+
+    /// The time for the balancers; nobody asks for it without one.
+    fn balanced_at(&self) -> Duration {
+        self.backend.traffic().map_or(Duration::ZERO, |_| self.proxy.routing.now())
     }
 
     fn request(
@@ -167,6 +193,16 @@ impl Exchange<'_> {
     }
 }
 
+/// What an exchange says of the endpoint; nothing where the client broke it off.
+fn outcome(sent: &Result<Reply, Failure>) -> Option<Outcome> {
+    match sent {
+        Ok(reply) => Some(Outcome::Answered(reply.response.status().as_u16())),
+        Err(failure) if failure.is_of_connection() => Some(Outcome::Failed),
+        Err(Failure::RouteTimedOut | Failure::AnswerTimedOut) => Some(Outcome::Failed),
+        Err(_) => None,
+    }
+}
+
 /// Answers that the route lists, connections that failed, and attempts that took too long.
 fn is_worth_another(answered: &Result<Answered, Failure>, retry: &Retry) -> bool {
     match answered {
@@ -176,7 +212,7 @@ fn is_worth_another(answered: &Result<Answered, Failure>, retry: &Retry) -> bool
 }
 
 /// At least the route's pause, doubled each time, up to ten times it, and up to half as much again by chance.
-fn pause(retry: &Retry, tried: u32) -> std::time::Duration {
+fn pause(retry: &Retry, tried: u32) -> Duration {
     let base = (retry.backoff * 2_u32.saturating_pow(tried)).min(retry.backoff * 10);
     base + base.mul_f64(rand::random::<f64>() / 2.0)
 }

@@ -3,8 +3,10 @@
 //! [`Routing`] is shared by all workers; each worker has a [`Proxy`] of its own, with its own pool of connections.
 //! Journey A passes from `listener` through [`Proxy::handle`] to `tunnel` or to a socket.
 
+mod affinity;
 pub mod answer;
 pub mod body;
+pub mod checks;
 pub mod datagrams;
 pub mod dial;
 mod exchange;
@@ -20,11 +22,16 @@ mod upgrade;
 pub mod upstream;
 pub mod upstream_tls;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -41,6 +48,7 @@ use self::{
 use crate::{
     clock,
     route::{
+        fleet::{Registry, Watched},
         matcher::Head,
         table::{ListenAddress, Miss, Scheme, Table, TlsListener},
         target::{Backend, Protocol, Rule},
@@ -55,6 +63,12 @@ pub struct Routing {
     pub dial_policy: ArcSwap<DialPolicy>,
     pub tunnels: Tunnels,
     client_configs: ClientConfigs,
+    /// Every time of the balancers is counted from here.
+    started: Instant,
+    fleets: Mutex<Registry>,
+    /// Endpoints that are to be asked for their health from now on.
+    watched: mpsc::UnboundedSender<Watched>,
+    to_watch: Mutex<Option<mpsc::UnboundedReceiver<Watched>>>,
 }
 
 impl Routing {
@@ -62,7 +76,33 @@ impl Routing {
     #[must_use]
     pub fn new(tunnels: Tunnels, dial_policy: DialPolicy) -> Self {
         let client_configs = ClientConfigs::default();
-        Self { table: ArcSwap::default(), dial_policy: ArcSwap::from_pointee(dial_policy), tunnels, client_configs }
+        // Bounded by what tables hold: each endpoint is sent once.
+        let (watched, to_watch) = mpsc::unbounded_channel();
+        Self {
+            table: ArcSwap::default(),
+            dial_policy: ArcSwap::from_pointee(dial_policy),
+            tunnels,
+            client_configs,
+            started: clock::instant(),
+            fleets: Mutex::default(),
+            watched,
+            to_watch: Mutex::new(Some(to_watch)),
+        }
+    }
+
+    /// Serves from `table` from now on. What was known of the endpoints stays known.
+    pub fn publish(&self, table: Table) {
+        let mut fleets = self.fleets.lock().unwrap_or_else(PoisonError::into_inner);
+        for watched in fleets.adopt(table.fleets(), self.now()) {
+            // Without anybody who asks them, they count as healthy.
+            let _ = self.watched.send(watched);
+        }
+        self.table.store(Arc::new(table));
+    }
+
+    /// The time, counted from the start.
+    fn now(&self) -> Duration {
+        clock::instant().saturating_duration_since(self.started)
     }
 }
 
@@ -142,9 +182,13 @@ impl Proxy {
         if let Some(answer) = filters::before(&backend.filters, &mut parts, &mut asked, client) {
             return Ok(filters::after(&[&backend.filters, &rule.filters], origin.as_ref(), answer?));
         }
-        let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter: record.meter(), arrived };
-        let reply = exchange.run(Sent { parts, asked }, of_rule, incoming, upgrade.is_some()).await?;
-        let response = self.pass_back(reply, upgrade, record)?;
+        let pin = affinity::find(backend, &parts.headers, client);
+        let (key, meter) = (pin.key, record.meter());
+        let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter, arrived, key };
+        let mut reply = exchange.run(Sent { parts, asked }, of_rule, incoming, upgrade.is_some()).await?;
+        record.holds(reply.held.take());
+        let mut response = self.pass_back(reply, upgrade, record)?;
+        response.headers_mut().extend(pin.cookie.map(|cookie| (header::SET_COOKIE, cookie)));
         Ok(filters::after(&[&backend.filters, &rule.filters], origin.as_ref(), response))
     }
 
@@ -154,7 +198,7 @@ impl Proxy {
         upgrade: Option<hyper::upgrade::OnUpgrade>,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let Answered { reply: Reply { mut response, lease }, deadline } = reply;
+        let Answered { reply: Reply { mut response, lease }, deadline, .. } = reply;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             let client = upgrade.filter(|_| upgrade::granted(&response)).ok_or(Failure::UnaskedUpgrade)?;
             let backend = hyper::upgrade::on(&mut response);

@@ -7,7 +7,10 @@ use http::{Method, StatusCode};
 use super::{Client, answer::Failure, body::Meter};
 use crate::{
     clock,
-    route::target::{Backend, Rule},
+    route::{
+        fleet::Held,
+        target::{Backend, Rule},
+    },
 };
 
 /// The access record; it writes itself when it is dropped. The default one is empty and writes nothing.
@@ -25,6 +28,8 @@ struct Facts {
     error: Option<String>,
     meter: Arc<Meter>,
     bytes_out: u64,
+    /// The endpoint has this to do for as long.
+    held: Option<Held>,
 }
 
 impl Record {
@@ -39,6 +44,7 @@ impl Record {
             error: None,
             meter: Arc::default(),
             bytes_out: 0,
+            held: None,
         })))
     }
 
@@ -51,6 +57,13 @@ impl Record {
         if let Some(facts) = &mut self.0 {
             facts.rule = Some(rule.clone());
             facts.backend = backend.map(|backend| backend.name.clone());
+        }
+    }
+
+    /// Keeps what the endpoint has to do until the last byte has passed.
+    pub(super) fn holds(&mut self, held: Option<Held>) {
+        if let Some(facts) = &mut self.0 {
+            facts.held = held;
         }
     }
 

@@ -23,13 +23,16 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Client, Routing,
+    Client, Routing, affinity,
     answer::Failure,
     dial::{Transport, dial},
 };
 use crate::{
     clock,
-    route::target::{Backend, Rule},
+    route::{
+        fleet::{Ask, Held, Outcome},
+        target::{Backend, Rule},
+    },
 };
 
 /// Bytes held per direction.
@@ -84,8 +87,9 @@ pub async fn pass<S: Carrier>(
         () = cut.cancelled() => return reset(client.socket()),
         opened = open(routing, rule, who, &mut record) => opened,
     };
-    let mut backend = match opened {
-        Ok(backend) => backend,
+    // Held until the connection ends.
+    let (mut backend, _held) = match opened {
+        Ok(opened) => opened,
         Err(failure) => {
             record.error = Some(failure.to_string());
             return reset(client.socket());
@@ -108,13 +112,25 @@ pub async fn pass<S: Carrier>(
     }
 }
 
-async fn open(routing: &Routing, rule: &Arc<Rule>, who: &Client, record: &mut Record) -> Result<Transport, Failure> {
+async fn open(
+    routing: &Routing,
+    rule: &Arc<Rule>,
+    who: &Client,
+    record: &mut Record,
+) -> Result<(Transport, Option<Held>), Failure> {
     let nowhere = |status, text: &str| Failure::Unresolved { status, text: text.to_owned() };
     let backend: &Backend =
         rule.backend(rand::random()).ok_or_else(|| nowhere(500, "the route has no backend to send connections to"))?;
     record.backend = Some(backend.name.clone());
-    let upstream = backend.endpoint(rand::random()).map_err(|answer| nowhere(answer.status, &answer.text))?;
-    dial(routing, upstream, who.address).await
+    let key = affinity::by_address(backend, who);
+    let ask = Ask { seed: rand::random(), key, now: routing.now(), is_retry: false };
+    let (upstream, held) = backend.choose(&ask).map_err(|answer| nowhere(answer.status, &answer.text))?;
+    let dialled = dial(routing, &upstream, who.address).await;
+    if let Some(held) = &held {
+        // A connection that was made is as good as an answer.
+        held.report(dialled.as_ref().map_or(Outcome::Failed, |_| Outcome::Answered(200)), routing.now());
+    }
+    Ok((dialled?, held))
 }
 
 /// Copies both ways. The end of one direction is passed on, and the other goes on without it.

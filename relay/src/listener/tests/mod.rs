@@ -1,6 +1,7 @@
 //! The gateway on loopback: real clients, real upstreams, one worker. What follows here is the harness.
 
 mod backend_tls;
+mod balancing;
 mod bodies;
 mod connections;
 mod datagrams;
@@ -78,7 +79,7 @@ impl Gate {
     }
 
     fn publish(&self, routes: &[(&str, Target)]) {
-        self.gateway.routing.table.store(Arc::new(table(routes, Scheme::Http)));
+        self.gateway.routing.publish(table(routes, Scheme::Http));
     }
 
     /// Serves `a.com` by one rule, which sends to `backend` and is then changed.
@@ -92,7 +93,7 @@ impl Gate {
         let mut builder = TableBuilder::default();
         builder.http(at, &project, &HostPattern::Any);
         attach(&mut builder, at, "a.com", rule);
-        gate.gateway.routing.table.store(Arc::new(builder.build()));
+        gate.gateway.routing.publish(builder.build());
         gate
     }
 
