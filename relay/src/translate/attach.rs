@@ -11,7 +11,9 @@ use underpass_shared::{
 };
 
 use super::{
-    Place, ProjectSnapshot, Snapshot, class_names,
+    Place, ProjectSnapshot, Snapshot,
+    backend_traffic::AllPolicies,
+    class_names,
     gateways::{Placed, gateway_of},
     is_gateway_group,
     listeners::{PlacedListener, Serves},
@@ -192,7 +194,12 @@ fn hosts(route: &[HostPattern], listener: &HostPattern) -> BTreeSet<HostPattern>
 }
 
 /// Puts every listener and what is attached to it into the table.
-pub(super) fn build(builder: &mut TableBuilder, gateways: &[Placed<'_>], routes: &[Compiled<'_>], owners: &Owners) {
+pub(super) fn build(
+    builder: &mut TableBuilder,
+    (gateways, routes): (&[Placed<'_>], &[Compiled<'_>]),
+    owners: &Owners,
+    policies: &AllPolicies<'_>,
+) {
     for gateway in gateways {
         for placed in gateway.listeners.iter().filter(|placed| placed.is_placed()) {
             for &address in &gateway.addresses.listen {
@@ -214,14 +221,18 @@ pub(super) fn build(builder: &mut TableBuilder, gateways: &[Placed<'_>], routes:
     for route in routes {
         // Two parents, or two Gateways that share a listener's port and hostname, attach a route once.
         let mut done = BTreeSet::new();
-        let mut variants = BTreeMap::new();
+        let mut variants: BTreeMap<(usize, bool, Option<usize>), Vec<Arc<Rule>>> = BTreeMap::new();
         for at in route.attachments().filter(|at| at.owned) {
             let gateway = &gateways[at.gateway];
             let placed = &gateway.listeners[at.listener];
             if placed.is_placed() && done.insert((at.at, &placed.hostname, &at.host)) {
-                let rules = variants
-                    .entry((at.gateway, placed.serves == Serves::Passthrough))
-                    .or_insert_with(|| rules(route, gateway, placed));
+                let of_listener = policies.are_for(route.project).then_some(at.listener);
+                let key = (at.gateway, placed.serves == Serves::Passthrough, of_listener);
+                let rules = variants.entry(key).or_insert_with(|| {
+                    let mut rules = rules(route, gateway, placed);
+                    policies.apply(route, gateway, at.listener, &mut rules);
+                    rules
+                });
                 attach_rules(builder, (route, rules), placed, at);
             }
         }

@@ -263,7 +263,7 @@ fn users<'a>(
 }
 
 /// Every reference to a backend of every route, mirrors included.
-fn references(objects: &ProjectSnapshot) -> Vec<(Kind, Place<'_>, &BackendObjectReference)> {
+pub(super) fn references(objects: &ProjectSnapshot) -> Vec<(Kind, Place<'_>, &BackendObjectReference)> {
     fn of_rule<'a>(backends: &'a [HttpBackendRef], filters: &'a [Filter]) -> Vec<&'a BackendObjectReference> {
         let of_backends = backends.iter().flat_map(|backend| &backend.filters);
         let mirrors = filters.iter().chain(of_backends).filter_map(|filter| filter.request_mirror.as_ref());

@@ -18,7 +18,7 @@ use underpass_shared::{
 use super::{
     Place, ProjectSnapshot, Settings, Status, WantedStatus,
     backend_tls::Policies,
-    conditions, generation,
+    backend_traffic, conditions, generation,
     grants::{self, End},
     routes::Origin,
     services::Services,
@@ -165,6 +165,7 @@ pub(super) struct Index<'a> {
     backends: BTreeMap<Place<'a>, &'a Backend>,
     services: Services<'a>,
     policies: Policies<'a>,
+    traffic: backend_traffic::Policies<'a>,
     pub(super) objects: &'a ProjectSnapshot,
     settings: &'a Settings,
 }
@@ -174,7 +175,8 @@ impl<'a> Index<'a> {
         let backends = objects.backends.iter().map(|backend| (Place::of(&backend.metadata), backend)).collect();
         let services = Services::new(&objects.services, &objects.slices);
         let policies = Policies::new(objects);
-        Self { project, backends, services, policies, objects, settings }
+        let traffic = backend_traffic::Policies::new(objects);
+        Self { project, backends, services, policies, traffic, objects, settings }
     }
 }
 
@@ -263,7 +265,11 @@ fn of_backend(
     if upstreams.is_empty() {
         return Err(unresolved("UnsupportedValue", format!("Backend {place} has no usable endpoint: see its status")));
     }
-    Ok(Target::Upstreams(upstreams))
+    let mut target = Target::Upstreams(upstreams);
+    if let Some(traffic) = index.traffic.of_backend(place) {
+        target.deal((index.project, &place.to_string().into()), traffic, |_, traffic| traffic.clone());
+    }
+    Ok(target)
 }
 
 /// Verified as what it is called, by the CAs of the host.

@@ -6,6 +6,7 @@
 mod addresses;
 mod attach;
 mod backend_tls;
+mod backend_traffic;
 mod backends;
 mod certificates;
 mod conditions;
@@ -20,6 +21,7 @@ mod owners;
 mod routes;
 mod services;
 mod snapshot;
+mod traffic;
 pub mod unbuilt;
 pub mod unserved;
 
@@ -188,7 +190,8 @@ impl Translator {
         attach::find_listeners(snapshot, &gateways, &mut routes);
         let owners = owners::settle(&snapshot.owners, &mut gateways, &mut routes);
         let mut builder = TableBuilder::default();
-        attach::build(&mut builder, &gateways, &routes, &owners);
+        let policies = backend_traffic::AllPolicies::new(snapshot);
+        attach::build(&mut builder, (&gateways, &routes), &owners, &policies);
         let wanted = wanted(snapshot, settings, &gateways, &routes);
         Translation { table: builder.build(), wanted, services: infrastructure::wanted(&gateways), owners }
     }
@@ -211,6 +214,7 @@ fn wanted(
     wanted.extend(gateway_status::wanted(gateways, routes, snapshot));
     wanted.extend(routes.iter().map(routes::Compiled::wanted));
     wanted.extend(backend_tls::wanted(gateways, routes, snapshot));
+    wanted.extend(backend_traffic::wanted(gateways, routes, snapshot));
     wanted.sort_by(|a, b| {
         let of_kind = || (a.status.kind(), &a.namespace, &a.name).cmp(&(b.status.kind(), &b.namespace, &b.name));
         a.project.cmp(&b.project).then_with(of_kind)

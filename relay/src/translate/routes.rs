@@ -78,6 +78,7 @@ struct Kept {
 pub(super) struct CompiledRule {
     /// Position in the route as it was written.
     pub position: usize,
+    pub name: Option<Box<str>>,
     pub matchers: Vec<Matcher>,
     pub rule: Arc<Rule>,
 }
@@ -190,7 +191,7 @@ fn http_body(index: &backends::Index<'_>, route: &HttpRoute) -> Body {
     let origin = Origin { index, kind: Kind::HttpRoute, namespace, answers: Answers::Http };
     let default = [HttpRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| http_rule(&origin, rule)));
+    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| (&rule.name, http_rule(&origin, rule))));
     body
 }
 
@@ -201,7 +202,7 @@ fn grpc_body(index: &backends::Index<'_>, route: &GrpcRoute) -> Body {
     let origin = Origin { index, kind: Kind::GrpcRoute, namespace, answers: Answers::Grpc };
     let default = [GrpcRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| grpc_rule(&origin, rule)));
+    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| (&rule.name, grpc_rule(&origin, rule))));
     body
 }
 
@@ -212,8 +213,8 @@ fn stream_body(index: &backends::Index<'_>, kind: Kind, route: &StreamRoute) -> 
     let origin = Origin { index, kind, namespace: Place::of(&route.metadata).namespace, answers: Answers::Http };
     let rules = route.spec.rules.iter().take(1).map(|written| {
         let mut rule = Rule::new(index.project.clone(), "".into(), Vec::new());
-        let unresolved = read_backends(&origin, &mut rule, &[], &written.backend_refs, &[])?;
-        Ok((Vec::new(), rule, unresolved))
+        let unresolved = read_backends(&origin, &mut rule, &[], &written.backend_refs, &[]);
+        (&written.name, unresolved.map(|unresolved| (Vec::new(), rule, unresolved)))
     });
     body.read_rules(&origin, &route.metadata, rules);
     if route.spec.rules.is_empty() {
@@ -236,19 +237,20 @@ impl Body {
     }
 
     /// A route that says what is not served has no rules: what it says in vain could be what protects its backends.
-    fn read_rules(
+    fn read_rules<'a>(
         &mut self,
         origin: &Origin<'_>,
         metadata: &Metadata,
-        rules: impl Iterator<Item = Result<Ready, RuleError>>,
+        rules: impl Iterator<Item = (&'a Option<String>, Result<Ready, RuleError>)>,
     ) {
         let name: Arc<str> = Place::of(metadata).to_string().into();
-        for (position, rule) in rules.enumerate() {
+        for (position, (written, rule)) in rules.enumerate() {
             match rule {
                 Ok((matchers, mut rule, troubles)) => {
                     rule.route = name.clone();
                     self.unresolved.extend(troubles);
-                    self.rules.push(CompiledRule { position, matchers, rule: Arc::new(rule) });
+                    let written = written.as_deref().map(Box::from);
+                    self.rules.push(CompiledRule { position, name: written, matchers, rule: Arc::new(rule) });
                 }
                 Err(error) => self.problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),
             }

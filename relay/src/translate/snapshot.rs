@@ -7,6 +7,7 @@ use serde_json::Value;
 use underpass_shared::resource::{
     backend::Backend,
     backend_tls_policy::BackendTlsPolicy,
+    backend_traffic_policy::BackendTrafficPolicy,
     gateway::{Gateway, GatewayClass, ListenerSet},
     grpc_route::GrpcRoute,
     http_route::HttpRoute,
@@ -70,6 +71,7 @@ pub struct ProjectSnapshot {
     pub udp_routes: Vec<StreamRoute>,
     pub backends: Vec<Backend>,
     pub backend_tls_policies: Vec<BackendTlsPolicy>,
+    pub backend_traffic_policies: Vec<BackendTrafficPolicy>,
     pub nodes: Vec<TunnelNode>,
     pub services: Vec<Service>,
     pub slices: Vec<EndpointSlice>,
@@ -125,6 +127,7 @@ impl ProjectSnapshot {
             Kind::ListenerSet => put(&mut self.listener_sets, &object),
             Kind::Backend => put(&mut self.backends, &object),
             Kind::BackendTlsPolicy => put(&mut self.backend_tls_policies, &object),
+            Kind::BackendTrafficPolicy => put(&mut self.backend_traffic_policies, &object),
             Kind::TunnelNode => put(&mut self.nodes, &object),
             _ => return,
         };
@@ -156,6 +159,7 @@ impl ProjectSnapshot {
             Kind::UdpRoute => take(&mut self.udp_routes, |one| &one.metadata, place),
             Kind::Backend => take(&mut self.backends, |one| &one.metadata, place),
             Kind::BackendTlsPolicy => take(&mut self.backend_tls_policies, |one| &one.metadata, place),
+            Kind::BackendTrafficPolicy => take(&mut self.backend_traffic_policies, |one| &one.metadata, place),
             Kind::TunnelNode => take(&mut self.nodes, |one| &one.metadata, place),
             Kind::Service => take(&mut self.services, |one| &one.metadata, place),
             Kind::EndpointSlice => take(&mut self.slices, |one| &one.metadata, place),

@@ -30,7 +30,7 @@ enum Form {
 
 fn form(kind: Kind) -> Option<Form> {
     match kind {
-        Kind::BackendTrafficPolicy | Kind::ClientTrafficPolicy | Kind::SecurityPolicy => Some(Form::Policy),
+        Kind::ClientTrafficPolicy | Kind::SecurityPolicy => Some(Form::Policy),
         Kind::RateLimit => Some(Form::PolicyWithConditions),
         Kind::DirectResponse
         | Kind::HttpRouteFilter
@@ -97,7 +97,9 @@ pub(super) fn unreadable(kind: Kind, object: &Value, why: &str, foreign: &BTreeS
         Kind::Gateway | Kind::ListenerSet => {
             json!({ "conditions": [no("Accepted", "Invalid"), no("Programmed", "Invalid")], "listeners": [] })
         }
-        Kind::BackendTlsPolicy => json!({ "ancestors": ancestors(object, &[no("Accepted", "Invalid")]) }),
+        Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => {
+            json!({ "ancestors": ancestors(object, &[no("Accepted", "Invalid")]) })
+        }
         _ => json!({ "conditions": [no("Accepted", "Invalid")] }),
     }
 }

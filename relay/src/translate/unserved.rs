@@ -52,6 +52,8 @@ enum Values {
     Any,
     True,
     OtherThan(&'static [&'static str]),
+    /// The default, which is written into every object, asks for nothing.
+    OtherThanNumber(u64),
 }
 
 const fn stops(path: &'static str, reason: &'static str) -> Row {
@@ -117,6 +119,35 @@ const BACKEND: &[Row] =
 /// No option is defined; one that tightens TLS elsewhere is missed here, and nothing is opened by it.
 const BACKEND_TLS_POLICY: &[Row] = &[harmless("spec.options")];
 
+/// What protects a backend stops the policy; without the others requests are served all the same.
+const BACKEND_TRAFFIC_POLICY: &[Row] = &[
+    stops("spec.rateLimit", VALUE),
+    stops("spec.mergeType", VALUE),
+    stops("spec.circuitBreaker.maxRequestsPerConnection", VALUE),
+    Row {
+        path: "spec.circuitBreaker.perEndpoint.maxConnections",
+        values: Values::OtherThanNumber(1024),
+        effect: Effect::Stops(VALUE),
+    },
+    Row {
+        path: "spec.circuitBreaker.maxConnections",
+        values: Values::OtherThanNumber(1024),
+        effect: Effect::Stops(VALUE),
+    },
+    harmless("spec.timeout.tcp"),
+    harmless("spec.timeout.http.connectionIdleTimeout"),
+    harmless("spec.timeout.http.maxConnectionDuration"),
+    harmless("spec.timeout.http.maxStreamDuration"),
+    harmless("spec.retry.numAttemptsPerPriority"),
+    harmless("spec.retry.perRetry.backOff.maxInterval"),
+    harmless("spec.faultInjection"),
+    harmless("spec.tcpKeepalive"),
+    harmless("spec.connection"),
+    // A backend that expects the header would take the first bytes of a request for one.
+    stops("spec.proxyProtocol", VALUE),
+    Row { path: "spec.useClientProtocol", values: Values::True, effect: Effect::Harmless },
+];
+
 /// Without these a node offers less and nobody gets in further: each has a condition of its own.
 const TUNNEL_NODE: &[Row] = &[
     Row { path: "spec.egressGateway.enabled", values: Values::True, effect: Effect::Harmless },
@@ -140,6 +171,7 @@ fn rows(kind: Kind) -> &'static [Row] {
         Kind::GatewayClass => GATEWAY_CLASS,
         Kind::Backend => BACKEND,
         Kind::BackendTlsPolicy => BACKEND_TLS_POLICY,
+        Kind::BackendTrafficPolicy => BACKEND_TRAFFIC_POLICY,
         Kind::TunnelNode => TUNNEL_NODE,
         Kind::Proxy => PROXY,
         Kind::Project => PROJECT,
@@ -224,7 +256,9 @@ impl Walk {
         let path = match (&self.row.values, value) {
             (Values::Any, _) if is_empty => return None,
             (Values::True, value) if *value != Value::Bool(true) => return None,
-            (Values::Any | Values::True, _) => self.path.clone(),
+            (Values::OtherThanNumber(served), value) if value.as_u64() == Some(*served) => return None,
+            (Values::OtherThanNumber(_), _) if is_empty => return None,
+            (Values::Any | Values::True | Values::OtherThanNumber(_), _) => self.path.clone(),
             (Values::OtherThan(served), Value::String(text)) if served.contains(&text.as_str()) => return None,
             (Values::OtherThan(_), Value::String(text)) => format!("{} ({})", self.path, quoted(text)),
             (Values::OtherThan(_), _) if is_empty => return None,
