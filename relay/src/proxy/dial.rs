@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
@@ -53,7 +53,8 @@ impl Transport {
     }
 }
 
-/// Connects to the endpoint of `upstream` on behalf of `client`, over TLS where the upstream says so.
+/// Connects to the endpoint of `upstream` on behalf of `client`, over TLS where the upstream says so; before
+/// that it is told of the client where it shall be.
 ///
 /// # Errors
 /// [`Failure::Tunnel`], [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`],
@@ -65,7 +66,11 @@ pub async fn dial(
     carries: Carries,
 ) -> Result<Transport, Failure> {
     let attempt = async {
-        let transport = carrier(routing, upstream, client).await?;
+        let mut transport = carrier(routing, upstream, client).await?;
+        if let Some(announces) = &upstream.announces {
+            let sent = transport.write_all(&announces.header()).await;
+            sent.map_err(|source| Failure::Connect { source })?;
+        }
         let Some(tls) = &upstream.tls else { return Ok(transport) };
         let stream = routing.client_configs.connect(&upstream.project, tls, carries, transport).await?;
         Ok(Transport::Tls(Box::new(stream)))
