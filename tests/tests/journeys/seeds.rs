@@ -14,7 +14,7 @@ use underpass_tests::{
 };
 
 /// Kinds of the seeds that are stored and not served yet.
-const UNBUILT: &[&str] = &["EdgeFunction", "DomainRecord", "GRPCRoute"];
+const UNBUILT: &[&str] = &["EdgeFunction", "DomainRecord"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds")
@@ -76,6 +76,8 @@ fn objection(manifest: &Value) -> Option<&'static str> {
     let parent = &spec["parentRefs"][0];
     match kind {
         _ if UNBUILT.contains(&kind) => Some("not served yet"),
+        // HTTPRoutes of the same seed have the same hostnames on the same listeners: see docs/errata.md.
+        "GRPCRoute" => Some("an older HTTPRoute"),
         // The seed has that Gateway in another namespace.
         "HTTPRoute" if parent["name"] == "task-api-gateway" && manifest["metadata"]["namespace"] == "default" => {
             Some("does not exist")
