@@ -41,6 +41,8 @@ mod kubectl_kinds;
 mod kubectl_read;
 #[path = "journeys/kubectl_write.rs"]
 mod kubectl_write;
+#[path = "journeys/live.rs"]
+mod live;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
 #[path = "journeys/projects.rs"]

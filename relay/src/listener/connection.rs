@@ -61,7 +61,10 @@ pub(super) async fn serve(
             read = timeout(HANDSHAKE, proxied::read(&mut stream, from)) => read,
         };
         match read {
-            Ok(Ok(address)) => client.address = address.unwrap_or(client.address),
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(addresses))) => {
+                (client.address, client.local) = (addresses.source(), addresses.destination());
+            }
             Ok(Err(error)) => {
                 tracing::debug!(src = %client.address, port = client.at.port, %error, "connection");
                 return;

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, lookup_host},
     time::{sleep, timeout},
 };
@@ -66,8 +66,8 @@ impl Transport {
     }
 }
 
-/// Connects to the endpoint of `upstream` on behalf of `client`, over TLS where the upstream says so, for bytes of any
-/// kind.
+/// Connects to the endpoint of `upstream` on behalf of `client`, over TLS where the upstream says so; before that it is
+/// told of the client where it shall be. For bytes of any kind.
 ///
 /// # Errors
 /// As [`dial_http`].
@@ -96,7 +96,11 @@ async fn connected(
     carries: Carries,
 ) -> Result<Transport, Failure> {
     let attempt = async {
-        let transport = carrier(routing, upstream, client).await?;
+        let mut transport = carrier(routing, upstream, client).await?;
+        if let Some(announces) = &upstream.announces {
+            let sent = transport.write_all(&announces.header()).await;
+            sent.map_err(|source| Failure::Connect { source })?;
+        }
         let Some(tls) = &upstream.tls else { return Ok(transport) };
         let stream = routing.client_configs.connect(&upstream.project, tls, carries, transport).await?;
         Ok(Transport::Tls(Box::new(stream)))
@@ -244,7 +248,7 @@ mod tests {
 
     fn upstream() -> Upstream {
         let endpoint = Endpoint::Host { name: "a.example".into(), port: 80 };
-        Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None }
+        Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None, announces: None }
     }
 
     /// A listener that takes no more connections: further ones wait until the kernel gives up.

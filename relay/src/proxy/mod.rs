@@ -110,6 +110,8 @@ impl Routing {
 #[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
+    /// The address that they connected to.
+    pub local: SocketAddr,
     /// Where they came in.
     pub at: ListenAddress,
     /// What the handshake selected; none in the clear.

@@ -125,6 +125,7 @@ async fn open(
     let key = affinity::by_address(backend, who);
     let ask = Ask { seed: rand::random(), key, now: routing.now(), is_retry: false };
     let (upstream, held) = backend.choose(&ask).map_err(|answer| nowhere(answer.status, &answer.text))?;
+    let upstream = upstream.on_behalf_of(who.address, who.local);
     let dialled = dial(routing, &upstream, who.address).await;
     if let Some(held) = &held {
         // A connection that was made is as good as an answer.

@@ -11,7 +11,10 @@ use super::{
     tls::{Certified, UpstreamTls},
     traffic::Traffic,
 };
-use crate::tunnel::FlowTarget;
+use crate::{
+    proxy_protocol::{Addresses, Header, Version, encode},
+    tunnel::FlowTarget,
+};
 
 /// One place that serves requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +57,16 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// In the clear without it.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// What each connection begins with, to say for whom it is.
+    pub announces: Option<Announces>,
+}
+
+/// Backends are told who the client is by the PROXY protocol, so that a connection serves one client only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Announces {
+    pub version: Version,
+    /// The client, and where it connected to; unknown until there is a client.
+    pub of: Option<Addresses>,
 }
 
 impl Upstream {
@@ -61,7 +74,27 @@ impl Upstream {
     #[must_use]
     pub fn node(project: &ProjectName, node: &NodeName, port: u16, protocol: Protocol) -> Self {
         let target = FlowTarget { project: project.clone(), node: node.clone(), agent: None, port };
-        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None }
+        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None, announces: None }
+    }
+
+    /// The same upstream for a connection that `client` made to `local`: another one where clients are announced.
+    #[must_use]
+    pub fn on_behalf_of(self: &Arc<Self>, client: SocketAddr, local: SocketAddr) -> Arc<Self> {
+        match self.announces {
+            None => self.clone(),
+            Some(Announces { version, .. }) => {
+                let announces = Some(Announces { version, of: Addresses::new(client, local) });
+                Arc::new(Self { announces, ..Self::clone(self) })
+            }
+        }
+    }
+}
+
+impl Announces {
+    /// As bytes.
+    #[must_use]
+    pub fn header(&self) -> Vec<u8> {
+        encode(self.version, &self.of.map_or(Header::Local, Header::Proxied))
     }
 }
 
@@ -242,7 +275,12 @@ impl Target {
             Self::Upstreams(_) => traffic.clone(),
             Self::Fleet(fleet) => join(&fleet.traffic, traffic),
         };
-        let upstreams = self.upstreams().to_vec();
+        let announces = joined.announce.map(|version| Announces { version, of: None });
+        let told = |upstream: &Arc<Upstream>| match announces {
+            None => upstream.clone(),
+            Some(_) => Arc::new(Upstream { announces, ..Upstream::clone(upstream) }),
+        };
+        let upstreams: Vec<_> = self.upstreams().iter().map(told).collect();
         if !upstreams.is_empty() {
             *self = Self::Fleet(Fleet::new(project.clone(), name.clone(), Arc::new(joined), upstreams));
         }
@@ -263,7 +301,13 @@ mod tests {
 
     fn upstream(port: u16) -> Arc<Upstream> {
         let endpoint = Endpoint::Address(SocketAddr::from(([192, 0, 2, 1], port)));
-        Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None })
+        Arc::new(Upstream {
+            project: ProjectName::default(),
+            endpoint,
+            protocol: Protocol::Http1,
+            tls: None,
+            announces: None,
+        })
     }
 
     fn rule(backends: Vec<Backend>) -> Rule {

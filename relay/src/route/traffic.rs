@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::filter::Retry;
+use crate::proxy_protocol::Version;
 
 /// The settings for a backend. What is `None` stays as it is without a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -19,6 +20,8 @@ pub struct Traffic {
     pub request_timeout: Option<Duration>,
     /// Of each attempt, until the head of the answer, where the route sets no limit.
     pub attempt_timeout: Option<Duration>,
+    /// Whether endpoints are told who the client is.
+    pub announce: Option<Version>,
 }
 
 impl Traffic {
@@ -32,6 +35,7 @@ impl Traffic {
             retry: self.retry.clone().or_else(|| below.retry.clone()),
             request_timeout: self.request_timeout.or(below.request_timeout),
             attempt_timeout: self.attempt_timeout.or(below.attempt_timeout),
+            announce: self.announce.or(below.announce),
         }
     }
 }

@@ -6,10 +6,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
 use underpass_shared::resource::backend_traffic_policy as written;
 
-use crate::route::{
-    filter::Retry,
-    maglev::{self, TABLE_SIZE_MAX},
-    traffic::{Active, Balance, HashOn, Health, Limits, Passive, Probe, Traffic},
+use crate::{
+    proxy_protocol::Version,
+    route::{
+        filter::Retry,
+        maglev::{self, TABLE_SIZE_MAX},
+        traffic::{Active, Balance, HashOn, Health, Limits, Passive, Probe, Traffic},
+    },
 };
 
 /// The shortest interval between two questions to an endpoint: below it, asking would be work of its own.
@@ -51,6 +54,12 @@ pub(super) fn read(spec: &written::BackendTrafficPolicySpec) -> Result<Traffic, 
     }
     let of_http = spec.timeout.as_ref().and_then(|timeout| timeout.http.as_ref());
     let request = of_http.and_then(|http| http.request_timeout.as_deref());
+    traffic.announce = match spec.proxy_protocol.as_ref().map(|written| written.version.as_str()) {
+        None => None,
+        Some("V1") => Some(Version::V1),
+        Some("V2") => Some(Version::V2),
+        Some(_) => return Err(TrafficError::Invalid("proxyProtocol.version")),
+    };
     traffic.request_timeout = limit(request, "timeout.http.requestTimeout")?;
     Ok(traffic)
 }
@@ -306,6 +315,7 @@ mod tests {
             "retry": {"retryOn": {"triggers": ["gateway-error", "retriable-status-codes"], "httpStatusCodes": [429]},
                 "perRetry": {"timeout": "2s", "backOff": {"baseInterval": "1s"}}},
             "timeout": {"http": {"requestTimeout": "30s"}},
+            "proxyProtocol": {"version": "V2"},
         }))
         .unwrap();
         let health = traffic.health.unwrap();
@@ -314,6 +324,7 @@ mod tests {
         let active = health.active.clone().unwrap();
         assert_eq!((active.interval, active.unhealthy, active.healthy), (Duration::from_secs(3), 3, 1));
         assert!(matches!(active.probe, Probe::Http { statuses, .. } if statuses == [200]));
+        assert_eq!(traffic.announce, Some(Version::V2));
         assert_eq!(traffic.limits, Some(Limits { requests: 7, retries: 1024 }));
         let retry = Retry { attempts: 2, codes: vec![429, 502, 503, 504], backoff: Duration::from_secs(1) };
         assert_eq!(traffic.retry, Some(retry));

@@ -143,8 +143,6 @@ const BACKEND_TRAFFIC_POLICY: &[Row] = &[
     harmless("spec.faultInjection"),
     harmless("spec.tcpKeepalive"),
     harmless("spec.connection"),
-    // A backend that expects the header would take the first bytes of a request for one.
-    stops("spec.proxyProtocol", VALUE),
     Row { path: "spec.useClientProtocol", values: Values::True, effect: Effect::Harmless },
 ];
 

@@ -20,6 +20,15 @@ pub struct BackendTrafficPolicySpec {
     pub circuit_breaker: Option<CircuitBreaker>,
     pub retry: Option<Retry>,
     pub timeout: Option<Timeout>,
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// Tells backends who the client is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyProtocol {
+    /// `V1` or `V2`.
+    pub version: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

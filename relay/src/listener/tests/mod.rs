@@ -181,7 +181,8 @@ fn attach(builder: &mut TableBuilder, at: ListenAddress, host: &str, rule: Rule)
 }
 
 fn to(endpoint: Endpoint, protocol: Protocol) -> Target {
-    Target::Upstreams(vec![Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol, tls: None })])
+    let project = ProjectName::default();
+    Target::Upstreams(vec![Arc::new(Upstream { project, endpoint, protocol, tls: None, announces: None })])
 }
 
 fn to_address(address: SocketAddr) -> Target {

@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use crate::route::{
-    target::{Protocol, Target, Upstream},
+    target::{Protocol, Upstream},
     tls::{Roots, SubjectName},
 };
 
@@ -51,13 +51,12 @@ fn the_service() -> Value {
 
 impl Translation {
     /// How the only endpoint that serves `host` is spoken to.
-    fn upstream(&self, host: &str) -> Upstream {
+    pub(super) fn upstream(&self, host: &str) -> Upstream {
         let headers = HeaderMap::new();
         let at = ListenAddress::shared(80);
         let head = Head { at, host, method: &Method::GET, path: "/", query: None, headers: &headers };
         let selection = self.table.select(&head, None).unwrap();
-        let Target::Upstreams(upstreams) = &selection.rule.backends[0].target else { panic!("{selection:?}") };
-        Upstream::clone(&upstreams[0])
+        Upstream::clone(&selection.rule.backends[0].target.upstreams()[0])
     }
 
     fn server_name(&self, host: &str) -> String {

@@ -168,7 +168,7 @@ fn what_protects_and_is_not_served_stops_the_policy_and_what_does_not_is_mention
     assert!(said.contains("spec.faultInjection") && said.contains("spec.timeout.http.maxStreamDuration"), "{said}");
     for (field, value) in [
         ("rateLimit", json!({"local": {"rules": [{"limit": {"requests": 1, "unit": "Second"}}]}})),
-        ("proxyProtocol", json!({"version": "V2"})),
+        ("mergeType", json!("JSONMerge")),
         ("circuitBreaker", json!({"maxConnections": 7})),
     ] {
         let mut strict = mild.clone();
@@ -201,6 +201,16 @@ fn a_policy_says_what_is_wrong_with_it_and_speaks_only_of_gateways_that_it_reach
     assert_eq!((translation.accepted("absent"), translation.accepted("away")), (vec![], vec![]));
     assert_eq!(translation.accepted("other"), ["other: Accepted=True/Accepted"]);
     assert_eq!(translation.traffic("a.com", "/"), None);
+}
+
+#[test]
+fn backends_are_told_of_clients_where_the_policy_says_so() {
+    let spec = json!({"proxyProtocol": {"version": "V1"}});
+    let translation =
+        with(vec![to("r", "a.com", &default_parent()), with_spec("p", target("Backend", "office"), spec)]);
+    assert_eq!(translation.accepted("p"), GOOD);
+    let announces = translation.upstream("a.com").announces.unwrap();
+    assert_eq!((announces.version, announces.of), (crate::proxy_protocol::Version::V1, None));
 }
 
 #[test]
