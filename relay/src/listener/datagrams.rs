@@ -207,7 +207,9 @@ impl Port {
         if client.port() == 0 {
             return false;
         }
-        let Some(upstream) = self.rule.as_deref().and_then(choose) else {
+        let routing = &self.shared.worker.gateway.routing;
+        let chosen = self.rule.as_deref().and_then(|rule| choose(routing, rule, client));
+        let Some(upstream) = chosen else {
             tracing::debug!(src = %client, port = self.shared.at.port, "no backend for a datagram");
             return false;
         };

@@ -1,5 +1,7 @@
 //! What a request has in common with others that go to the same endpoint: the client's address, a header or a cookie.
 
+use std::net::{IpAddr, SocketAddr};
+
 use http::{HeaderMap, HeaderValue, header};
 
 use super::Client;
@@ -21,7 +23,7 @@ pub(super) fn find(backend: &Backend, headers: &HeaderMap, client: &Client) -> P
     let keyed = |key| Pin { key: Some(key), cookie: None };
     match hash_on(backend) {
         None => Pin::default(),
-        Some(HashOn::SourceIp) => Pin { key: by_address(backend, client), cookie: None },
+        Some(HashOn::SourceIp) => Pin { key: by_address(backend, client.address), cookie: None },
         Some(HashOn::Header(name)) => headers.get(name).map(|value| keyed(hash(value.as_bytes()))).unwrap_or_default(),
         Some(HashOn::Cookie { name, made }) => match cookie(headers, name) {
             Some(value) => keyed(hash(value)),
@@ -31,11 +33,11 @@ pub(super) fn find(backend: &Backend, headers: &HeaderMap, client: &Client) -> P
 }
 
 /// The same where there is nothing but an address.
-pub(super) fn by_address(backend: &Backend, client: &Client) -> Option<u64> {
+pub(super) fn by_address(backend: &Backend, client: SocketAddr) -> Option<u64> {
     let is_meant = matches!(hash_on(backend), Some(HashOn::SourceIp));
-    is_meant.then(|| match client.address.ip().to_canonical() {
-        std::net::IpAddr::V4(ip) => hash(&ip.octets()),
-        std::net::IpAddr::V6(ip) => hash(&ip.octets()),
+    is_meant.then(|| match client.ip().to_canonical() {
+        IpAddr::V4(ip) => hash(&ip.octets()),
+        IpAddr::V6(ip) => hash(&ip.octets()),
     })
 }
 

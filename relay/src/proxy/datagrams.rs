@@ -12,11 +12,14 @@ use tokio::{
 };
 
 use super::{
-    Routing,
+    Routing, affinity,
     dial::{ADDRESSES_MAX, CONNECT},
     may_dial::{Denied, Purpose, may_dial},
 };
-use crate::route::target::{Endpoint, Rule, Upstream};
+use crate::route::{
+    fleet::Ask,
+    target::{Endpoint, Rule, Upstream},
+};
 
 /// Why datagrams cannot be sent to an endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +34,13 @@ pub enum Unsendable {
     Socket(#[from] io::Error),
 }
 
-/// The endpoint for a new client; `None` when the backend whose turn it is leads nowhere.
+/// The endpoint for a new client; `None` when the backend whose turn it is leads nowhere. What it has to do is not counted.
 #[must_use]
-pub fn choose(rule: &Rule) -> Option<Arc<Upstream>> {
-    rule.backend(rand::random())?.endpoint(rand::random()).ok().cloned()
+pub fn choose(routing: &Routing, rule: &Rule, client: SocketAddr) -> Option<Arc<Upstream>> {
+    let backend = rule.backend(rand::random())?;
+    let key = affinity::by_address(backend, client);
+    let ask = Ask { seed: rand::random(), key, now: routing.now(), is_retry: false };
+    backend.choose(&ask).ok().map(|(upstream, _)| upstream)
 }
 
 /// Whether `rule` may still send clients to `upstream`.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, lookup_host},
@@ -23,7 +24,7 @@ use super::{
     upstream_tls::{self, Carries},
 };
 use crate::{
-    route::target::{Endpoint, Protocol, Upstream},
+    route::target::{Endpoint, Keepalive, Protocol, Upstream},
     tunnel::{DialError, Flow},
 };
 
@@ -37,6 +38,11 @@ pub(super) const ADDRESSES_MAX: usize = 8;
 
 /// How long an address has before the next one is tried as well (RFC 8305 §5, "Connection Attempt Delay").
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// When a silent peer is asked whether it is still there, and how often before it is given up: after two minutes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_AGAIN: Duration = Duration::from_secs(15);
+const KEEPALIVE_TRIES: u32 = 4;
 
 /// A connection to a backend, whatever carries it.
 #[derive(Debug)]
@@ -97,6 +103,9 @@ async fn connected(
 ) -> Result<Transport, Failure> {
     let attempt = async {
         let mut transport = carrier(routing, upstream, client).await?;
+        if let (Some(keepalive), Some(socket)) = (&upstream.link.keepalive, transport.socket()) {
+            keep_alive(socket, keepalive);
+        }
         if let Some(announces) = &upstream.announces {
             let sent = transport.write_all(&announces.header()).await;
             sent.map_err(|source| Failure::Connect { source })?;
@@ -105,12 +114,22 @@ async fn connected(
         let stream = routing.client_configs.connect(&upstream.project, tls, carries, transport).await?;
         Ok(Transport::Tls(Box::new(stream)))
     };
-    match timeout(CONNECT, attempt).await {
+    match timeout(upstream.link.connect.unwrap_or(CONNECT), attempt).await {
         Ok(result) => result,
         Err(_) => Err(match &upstream.endpoint {
             Endpoint::Node(target) => DialError::TimedOut { node: target.node.clone() }.into(),
             Endpoint::Address(_) | Endpoint::Host { .. } => Failure::ConnectTimedOut,
         }),
+    }
+}
+
+/// Finds out about peers that went away without a word. What cannot be set is not needed to pass bytes.
+pub(super) fn keep_alive(socket: &TcpStream, wanted: &Keepalive) {
+    let mut keepalive = TcpKeepalive::new().with_time(wanted.idle.unwrap_or(KEEPALIVE));
+    keepalive = keepalive.with_interval(wanted.interval.unwrap_or(KEEPALIVE_AGAIN));
+    keepalive = keepalive.with_retries(wanted.probes.unwrap_or(KEEPALIVE_TRIES));
+    if let Err(error) = SockRef::from(socket).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%error, "no keep-alive");
     }
 }
 
@@ -238,6 +257,7 @@ mod tests {
     use underpass_shared::identity::ProjectName;
 
     use super::*;
+    use crate::route::target::Link;
     use crate::{proxy::may_dial::DialPolicy, tunnel::Tunnels};
 
     fn routing() -> Routing {
@@ -248,7 +268,14 @@ mod tests {
 
     fn upstream() -> Upstream {
         let endpoint = Endpoint::Host { name: "a.example".into(), port: 80 };
-        Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None, announces: None }
+        Upstream {
+            project: ProjectName::default(),
+            endpoint,
+            protocol: Protocol::Http1,
+            tls: None,
+            announces: None,
+            link: Link::default(),
+        }
     }
 
     /// A listener that takes no more connections: further ones wait until the kernel gives up.
@@ -297,6 +324,35 @@ mod tests {
         assert!(before.elapsed() <= HEAD_START);
         assert!(matches!(connect(&routing, &upstream, &[denied]).await, Err(Failure::Denied(_))));
         assert!(matches!(connect(&routing, &upstream, &[denied, gone]).await, Err(Failure::Connect { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connecting_takes_no_longer_than_the_upstream_allows() {
+        let (silent, _a) = stuck().await;
+        let upstream = |connect| Upstream {
+            endpoint: Endpoint::Address(silent),
+            link: Link { connect, ..Link::default() },
+            ..upstream()
+        };
+        for (connect, want) in [(Some(Duration::from_secs(2)), Duration::from_secs(2)), (None, CONNECT)] {
+            let before = Instant::now();
+            let dialled = dial(&routing(), &upstream(connect), silent).await;
+            assert!(matches!(dialled, Err(Failure::ConnectTimedOut)));
+            assert_eq!(before.elapsed(), want);
+        }
+    }
+
+    #[tokio::test]
+    async fn sockets_are_kept_alive_as_the_upstream_says() {
+        let (address, _listener) = open().await;
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let keepalive = Keepalive { idle: seconds(7), interval: seconds(3), probes: Some(2) };
+        let link = Link { keepalive: Some(keepalive), ..Link::default() };
+        let upstream = Upstream { endpoint: Endpoint::Address(address), link, ..upstream() };
+        let transport = dial(&routing(), &upstream, address).await.unwrap();
+        let socket = SockRef::from(transport.socket().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().ok(), seconds(7));
     }
 
     #[test]

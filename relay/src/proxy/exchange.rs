@@ -145,13 +145,13 @@ impl Exchange<'_> {
         }
         let upstream = &upstream.on_behalf_of(self.client.address, self.client.local);
         let replay = bodiless && sent.parts.method.is_idempotent();
-        let request = self.request(sent, &upstream, body, bodiless, upgrades)?;
+        let request = self.request(sent, upstream, body, bodiless, upgrades)?;
         let of_policy = self.backend.traffic().and_then(|traffic| traffic.attempt_timeout);
         let limit = self.rule.timeouts.backend_request.or(of_policy);
         let deadline = limit.map(|limit| clock::instant() + limit);
         // An endpoint that takes all the time there is has failed.
         let by = deadline.into_iter().chain(until).min();
-        let sending = self.proxy.pool.send(&upstream, self.client.address, request, replay, &self.meter);
+        let sending = self.proxy.pool.send(upstream, self.client.address, request, replay, &self.meter);
         let sent = match by {
             None => sending.await,
             Some(at) => timeout_at(at.into(), sending).await.unwrap_or(Err(Failure::RouteTimedOut)),

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes},
     net::TcpStream,
@@ -25,13 +24,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Client, Routing, affinity,
     answer::Failure,
-    dial::{Transport, dial},
+    dial::{Transport, dial, keep_alive},
 };
 use crate::{
     clock,
     route::{
         fleet::{Ask, Held, Outcome},
-        target::{Backend, Rule},
+        target::{Backend, Keepalive, Rule},
     },
 };
 
@@ -42,11 +41,6 @@ const BUFFER_BYTES: usize = 16 * 1024;
 ///
 /// Databases and shells rest for long, and many set keep-alives of two hours at best; an hour is what other gateways give.
 const SILENCE: Duration = Duration::from_secs(3600);
-
-/// When a silent peer is asked whether it is still there, and how often before it is given up: after two minutes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-const KEEPALIVE_AGAIN: Duration = Duration::from_secs(15);
-const KEEPALIVE_TRIES: u32 = 4;
 
 /// A client's end, which can be hung up so that the client notices: as a reset, not as an end.
 pub trait Carrier: AsyncRead + AsyncWrite + Unpin {
@@ -95,10 +89,7 @@ pub async fn pass<S: Carrier>(
             return reset(client.socket());
         }
     };
-    keep_alive(client.socket());
-    if let Some(socket) = backend.socket() {
-        keep_alive(socket);
-    }
+    keep_alive(client.socket(), &Keepalive::default());
     let ended = tokio::select! {
         () = cut.cancelled() => Err(io::Error::other("the gateway stops")),
         ended = join(&mut client, &mut backend, early, &record) => ended,
@@ -122,7 +113,7 @@ async fn open(
     let backend: &Backend =
         rule.backend(rand::random()).ok_or_else(|| nowhere(500, "the route has no backend to send connections to"))?;
     record.backend = Some(backend.name.clone());
-    let key = affinity::by_address(backend, who);
+    let key = affinity::by_address(backend, who.address);
     let ask = Ask { seed: rand::random(), key, now: routing.now(), is_retry: false };
     let (upstream, held) = backend.choose(&ask).map_err(|answer| nowhere(answer.status, &answer.text))?;
     let upstream = upstream.on_behalf_of(who.address, who.local);
@@ -131,7 +122,11 @@ async fn open(
         // A connection that was made is as good as an answer.
         held.report(dialled.as_ref().map_or(Outcome::Failed, |_| Outcome::Answered(200)), routing.now());
     }
-    Ok((dialled?, held))
+    let transport = dialled?;
+    if let (None, Some(socket)) = (upstream.link.keepalive, transport.socket()) {
+        keep_alive(socket, &Keepalive::default());
+    }
+    Ok((transport, held))
 }
 
 /// Copies both ways. The end of one direction is passed on, and the other goes on without it.
@@ -154,15 +149,6 @@ where
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing moved for too long"));
             },
         }
-    }
-}
-
-/// Finds out about peers that went away without a word. What cannot be set is not needed to pass bytes.
-fn keep_alive(socket: &TcpStream) {
-    let keepalive =
-        TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN).with_retries(KEEPALIVE_TRIES);
-    if let Err(error) = SockRef::from(socket).set_tcp_keepalive(&keepalive) {
-        tracing::debug!(%error, "no keep-alive");
     }
 }
 

@@ -19,7 +19,7 @@ pub use super::health::{Member, Outcome};
 use super::{
     balance,
     maglev::{Maglev, mix},
-    target::{Answer, Upstream},
+    target::{Answer, Protocol, Upstream},
     traffic::{Active, Balance, Health, Limits, Traffic},
 };
 
@@ -104,16 +104,39 @@ impl Fleet {
     /// 503: none is healthy, or the backend has enough to do.
     pub fn choose(self: &Arc<Self>, ask: &Ask) -> Result<(Arc<Upstream>, Held), Answer> {
         let state = self.state(ask.now);
-        let taken = state.load.take(self.traffic.limits, ask.is_retry);
+        let taken = state.load.take(self.most(), ask.is_retry);
         taken.map_err(|text| Answer { status: 503, text: text.into() })?;
         let give_back = || state.load.give_back(ask.is_retry);
         let Some(index) = self.pick(&state, ask) else {
             give_back();
             return Err(Answer { status: 503, text: "no endpoint of the backend is healthy".into() });
         };
-        state.members[index].in_flight.fetch_add(1, Relaxed);
+        if state.members[index].in_flight.fetch_add(1, Relaxed) >= self.most_of_each() {
+            state.members[index].in_flight.fetch_sub(1, Relaxed);
+            give_back();
+            return Err(Answer { status: 503, text: "no endpoint of the backend may have more connections".into() });
+        }
         let upstream = self.upstreams[index].clone();
         Ok((upstream, Held { fleet: self.clone(), state, index, is_retry: ask.is_retry }))
+    }
+
+    /// Whether each request has a connection for itself while it lasts. Where the endpoint may choose, it may have to.
+    fn is_exclusive(&self) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.protocol != Protocol::Http2)
+    }
+
+    /// The most requests at once, and the most retries among them.
+    fn most(&self) -> (u32, u32) {
+        let of = |limits: Limits| (limits.requests.min(self.connections(limits.connections)), limits.retries);
+        self.traffic.limits.map_or((u32::MAX, u32::MAX), of)
+    }
+
+    fn most_of_each(&self) -> u32 {
+        self.traffic.limits.map_or(u32::MAX, |limits| self.connections(limits.per_endpoint))
+    }
+
+    fn connections(&self, limit: u32) -> u32 {
+        if self.is_exclusive() { limit } else { u32::MAX }
     }
 
     /// The state of the registry; one of its own until the fleet is registered.
@@ -145,7 +168,8 @@ impl Fleet {
             None => true,
             Some(_) => state.members[index].is_healthy(ask.now),
         };
-        let fits = |index: usize| healthy(index).then_some(index);
+        let has_room = |index: usize| state.members[index].in_flight.load(Relaxed) < self.most_of_each();
+        let fits = |index: usize| (healthy(index) && has_room(index)).then_some(index);
         let wanted = match (&self.traffic.balance, ask.key) {
             (Some(Balance::RoundRobin { slow_start }), _) => state.in_turn(*slow_start, ask),
             (Some(Balance::LeastRequest { slow_start }), _) => {
@@ -172,8 +196,12 @@ impl Fleet {
             if well * 100 < panic * count {
                 return Some(wanted);
             }
-            let nth = balance::uniform(well, mix(ask.seed ^ ask.key.unwrap_or_default()))?;
-            (0..count).filter(|&index| healthy(index)).nth(nth)
+            let fitting = || (0..count).filter_map(fits);
+            match balance::uniform(fitting().count(), mix(ask.seed ^ ask.key.unwrap_or_default())) {
+                Some(nth) => fitting().nth(nth),
+                // All have as much as they may have: that is what is said.
+                None => (0..count).find(|&index| healthy(index)),
+            }
         })
     }
 }
@@ -219,13 +247,12 @@ fn share(since: Duration, window: Duration, now: Duration) -> f64 {
 }
 
 impl Load {
-    fn take(&self, limits: Option<Limits>, is_retry: bool) -> Result<(), &'static str> {
-        let limits = limits.unwrap_or(Limits { requests: u32::MAX, retries: u32::MAX });
-        if self.requests.fetch_add(1, Relaxed) >= limits.requests {
+    fn take(&self, (requests, retries): (u32, u32), is_retry: bool) -> Result<(), &'static str> {
+        if self.requests.fetch_add(1, Relaxed) >= requests {
             self.requests.fetch_sub(1, Relaxed);
             return Err("the backend has as many requests to do as it may have at once");
         }
-        if is_retry && self.retries.fetch_add(1, Relaxed) >= limits.retries {
+        if is_retry && self.retries.fetch_add(1, Relaxed) >= retries {
             self.give_back(true);
             return Err("the backend has as many further attempts to do as it may have at once");
         }

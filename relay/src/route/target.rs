@@ -1,6 +1,6 @@
 //! Where a rule sends requests: backends with weights, their endpoints, and how to speak to them.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use underpass_shared::identity::{NodeName, ProjectName};
 
@@ -59,6 +59,34 @@ pub struct Upstream {
     pub tls: Option<Arc<UpstreamTls>>,
     /// What each connection begins with, to say for whom it is.
     pub announces: Option<Announces>,
+    pub link: Link,
+}
+
+/// How connections are made and kept; what is `None` is as the relay does it by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Link {
+    /// How long connecting may take, TLS included.
+    pub connect: Option<Duration>,
+    pub keepalive: Option<Keepalive>,
+}
+
+/// How peers that went away without a word are noticed (TCP keep-alive). Services behind agents have no socket here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Keepalive {
+    /// How long without traffic.
+    pub idle: Option<Duration>,
+    /// Between two probes.
+    pub interval: Option<Duration>,
+    /// As many without an answer mean that the peer is gone.
+    pub probes: Option<u32>,
+}
+
+impl Link {
+    /// These settings, and those of `below` where there are none.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self { connect: self.connect.or(below.connect), keepalive: self.keepalive.or(below.keepalive) }
+    }
 }
 
 /// Backends are told who the client is by the PROXY protocol, so that a connection serves one client only.
@@ -74,7 +102,14 @@ impl Upstream {
     #[must_use]
     pub fn node(project: &ProjectName, node: &NodeName, port: u16, protocol: Protocol) -> Self {
         let target = FlowTarget { project: project.clone(), node: node.clone(), agent: None, port };
-        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None, announces: None }
+        Self {
+            project: project.clone(),
+            endpoint: Endpoint::Node(target),
+            protocol,
+            tls: None,
+            announces: None,
+            link: Link::default(),
+        }
     }
 
     /// The same upstream for a connection that `client` made to `local`: another one where clients are announced.
@@ -276,9 +311,9 @@ impl Target {
             Self::Fleet(fleet) => join(&fleet.traffic, traffic),
         };
         let announces = joined.announce.map(|version| Announces { version, of: None });
-        let told = |upstream: &Arc<Upstream>| match announces {
-            None => upstream.clone(),
-            Some(_) => Arc::new(Upstream { announces, ..Upstream::clone(upstream) }),
+        let told = |upstream: &Arc<Upstream>| {
+            let link = joined.link.over(upstream.link);
+            Arc::new(Upstream { announces, link, ..Upstream::clone(upstream) })
         };
         let upstreams: Vec<_> = self.upstreams().iter().map(told).collect();
         if !upstreams.is_empty() {
@@ -307,6 +342,7 @@ mod tests {
             protocol: Protocol::Http1,
             tls: None,
             announces: None,
+            link: Link::default(),
         })
     }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::filter::Retry;
+use super::{filter::Retry, target::Link};
 use crate::proxy_protocol::Version;
 
 /// The settings for a backend. What is `None` stays as it is without a policy.
@@ -22,6 +22,7 @@ pub struct Traffic {
     pub attempt_timeout: Option<Duration>,
     /// Whether endpoints are told who the client is.
     pub announce: Option<Version>,
+    pub link: Link,
 }
 
 impl Traffic {
@@ -36,6 +37,7 @@ impl Traffic {
             request_timeout: self.request_timeout.or(below.request_timeout),
             attempt_timeout: self.attempt_timeout.or(below.attempt_timeout),
             announce: self.announce.or(below.announce),
+            link: self.link.over(below.link),
         }
     }
 }
@@ -135,4 +137,8 @@ pub struct Limits {
     /// Requests, or connections of streams.
     pub requests: u32,
     pub retries: u32,
+    /// Connections in use, of those that serve one request or stream at a time.
+    pub connections: u32,
+    /// The same of each endpoint.
+    pub per_endpoint: u32,
 }

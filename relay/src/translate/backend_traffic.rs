@@ -2,14 +2,14 @@
 //!
 //! The most specific one counts: rule, then route, then listener, then ListenerSet, then Gateway. A Backend's policy
 //! stands between those of routes and those of Gateways: it fills in what the route's leaves open, and a Gateway's fills
-//! in what it leaves open, setting by setting. A policy that cannot be honoured changes nothing.
+//! in what it leaves open, setting by setting. With a `mergeType` the route's joins the Gateway's field by field. A policy that cannot be honoured changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use underpass_shared::{
     identity::ProjectName,
     resource::{
@@ -77,24 +77,24 @@ impl<'a> Policies<'a> {
     }
 
     /// The policy that counts for this target, if it can be honoured.
-    fn find(&self, kind: Kind, place: &Place<'_>, section: Option<&str>) -> Option<&Traffic> {
+    fn find(&self, kind: Kind, place: &Place<'_>, section: Option<&str>) -> Option<&Policy<'a>> {
         // Its keys may live shorter than what they are compared with.
         let winners: &BTreeMap<Target<'_>, usize> = &self.winners;
         let index = *winners.get(&Target { kind, place: place.clone(), section })?;
-        self.all[index].traffic.as_deref().ok()
+        Some(&self.all[index]).filter(|policy| policy.traffic.is_ok())
     }
 
     /// What the policies say of a Backend.
     pub(super) fn of_backend(&self, place: &Place<'_>) -> Option<&Traffic> {
-        self.find(Kind::Backend, place, None)
+        self.find(Kind::Backend, place, None)?.settings()
     }
 
-    fn of_route(&self, kind: Kind, place: &Place<'_>, rule: Option<&str>) -> Option<&Traffic> {
+    fn of_route(&self, kind: Kind, place: &Place<'_>, rule: Option<&str>) -> Option<&Policy<'a>> {
         let of_rule = rule.and_then(|name| self.find(kind, place, Some(name)));
         of_rule.or_else(|| self.find(kind, place, None))
     }
 
-    fn of_listener(&self, gateway: &Placed<'_>, listener: usize) -> Option<&Traffic> {
+    fn of_listener(&self, gateway: &Placed<'_>, listener: usize) -> Option<&Policy<'a>> {
         let placed = &gateway.listeners[listener];
         let name = Some(placed.listener.name.as_str());
         let of_set = placed.set.and_then(|set| {
@@ -116,6 +116,29 @@ impl<'a> Policy<'a> {
             None => traffic::read(&policy.spec).map(Arc::new).map_err(|error| ("Invalid", error.to_string())),
         };
         Self { written: policy, created: created(&policy.metadata), place, targets, traffic }
+    }
+
+    fn settings(&self) -> Option<&Traffic> {
+        self.traffic.as_deref().ok()
+    }
+}
+
+/// What the policy of a route and that of what it is attached to come to where the route's says that it joins it (RFC
+/// 7386). Settings that do not fit together leave the route's.
+fn merge(of_route: &Policy<'_>, above: &Policy<'_>) -> Option<Traffic> {
+    of_route.written.spec.merge_type.as_ref()?;
+    let mut spec = given(serde_json::to_value(&above.written.spec).ok()?);
+    json_patch::merge(&mut spec, &given(serde_json::to_value(&of_route.written.spec).ok()?));
+    traffic::read(&serde_json::from_value(spec).ok()?).ok()
+}
+
+/// Without the fields that say nothing.
+fn given(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name, given(value))).collect()
+        }
+        other => other,
     }
 }
 
@@ -159,7 +182,10 @@ impl<'a> AllPolicies<'a> {
         let of_listener = policies.of_listener(gateway, listener);
         for (compiled, rule) in route.body.rules.iter().zip(rules) {
             let of_route = policies.of_route(route.kind, &route.place, compiled.name.as_deref());
-            let (traffic, join): (_, fn(&Traffic, &Traffic) -> Traffic) = match (of_route, of_listener) {
+            let merged = of_route.zip(of_listener).and_then(|(route, listener)| merge(route, listener));
+            let (of_route, of_listener) = (of_route.map(Policy::settings), of_listener.map(Policy::settings));
+            let of_route = merged.as_ref().or(of_route.flatten());
+            let (traffic, join): (_, fn(&Traffic, &Traffic) -> Traffic) = match (of_route, of_listener.flatten()) {
                 (Some(traffic), _) => (traffic, |there, traffic| traffic.over(there)),
                 (None, Some(traffic)) => (traffic, |there, traffic| there.over(traffic)),
                 (None, None) => continue,

@@ -29,7 +29,7 @@ use crate::{
     route::{
         filter::Filters,
         host,
-        target::{self, Answers, Endpoint, Protocol, Target, Upstream},
+        target::{self, Answers, Endpoint, Link, Protocol, Target, Upstream},
         tls::{Roots, UpstreamTls},
     },
 };
@@ -97,7 +97,7 @@ impl Form {
             Self::Address(ip) => Endpoint::Address(SocketAddr::new(ip, port)),
             Self::Host(name) => Endpoint::Host { name, port },
         };
-        Upstream { project: project.clone(), endpoint, protocol, tls, announces: None }
+        Upstream { project: project.clone(), endpoint, protocol, tls, announces: None, link: Link::default() }
     }
 }
 
@@ -320,7 +320,7 @@ fn of_service(
     };
     let upstream = |address| {
         let (project, endpoint) = (origin.index.project.clone(), Endpoint::Address(address));
-        Arc::new(Upstream { project, endpoint, protocol, tls: tls.clone(), announces: None })
+        Arc::new(Upstream { project, endpoint, protocol, tls: tls.clone(), announces: None, link: Link::default() })
     };
     Ok(Target::Upstreams(found.addresses.into_iter().map(upstream).collect()))
 }

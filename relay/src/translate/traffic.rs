@@ -11,6 +11,7 @@ use crate::{
     route::{
         filter::Retry,
         maglev::{self, TABLE_SIZE_MAX},
+        target::{Keepalive, Link},
         traffic::{Active, Balance, HashOn, Health, Limits, Passive, Probe, Traffic},
     },
 };
@@ -20,6 +21,9 @@ const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// What a duration may be at most: longer ones mean as much.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// What connecting may take at most: whoever waits has given up by then.
+const CONNECT_MAX: Duration = Duration::from_secs(60);
 
 /// The share of healthy endpoints below which all are used, where the policy names none (Envoy's default).
 const PANIC_PERCENT: u8 = 50;
@@ -54,6 +58,10 @@ pub(super) fn read(spec: &written::BackendTrafficPolicySpec) -> Result<Traffic, 
     }
     let of_http = spec.timeout.as_ref().and_then(|timeout| timeout.http.as_ref());
     let request = of_http.and_then(|http| http.request_timeout.as_deref());
+    let of_tcp = spec.timeout.as_ref().and_then(|timeout| timeout.tcp.as_ref());
+    let connect = of_tcp.and_then(|tcp| tcp.connect_timeout.as_deref());
+    let connect = limit(connect, "timeout.tcp.connectTimeout")?.map(|limit| limit.min(CONNECT_MAX));
+    traffic.link = Link { connect, keepalive: spec.tcp_keepalive.as_ref().map(keepalive).transpose()? };
     traffic.announce = match spec.proxy_protocol.as_ref().map(|written| written.version.as_str()) {
         None => None,
         Some("V1") => Some(Version::V1),
@@ -62,6 +70,14 @@ pub(super) fn read(spec: &written::BackendTrafficPolicySpec) -> Result<Traffic, 
     };
     traffic.request_timeout = limit(request, "timeout.http.requestTimeout")?;
     Ok(traffic)
+}
+
+fn keepalive(written: &written::TcpKeepalive) -> Result<Keepalive, TrafficError> {
+    Ok(Keepalive {
+        idle: limit(written.idle_time.as_deref(), "tcpKeepalive.idleTime")?,
+        interval: limit(written.interval.as_deref(), "tcpKeepalive.interval")?,
+        probes: written.probes.filter(|&probes| probes > 0),
+    })
 }
 
 fn balance(written: &written::LoadBalancer) -> Result<Balance, TrafficError> {
@@ -205,6 +221,8 @@ fn limits(written: &written::CircuitBreaker) -> Limits {
     Limits {
         requests: written.max_parallel_requests.unwrap_or(1024),
         retries: written.max_parallel_retries.unwrap_or(1024),
+        connections: written.max_connections.unwrap_or(1024),
+        per_endpoint: written.per_endpoint.as_ref().and_then(|each| each.max_connections).unwrap_or(u32::MAX),
     }
 }
 
@@ -311,10 +329,11 @@ mod tests {
     fn health_limits_and_times_are_read_with_their_defaults() {
         let traffic = read(json!({
             "healthCheck": {"passive": {}, "active": {"type": "HTTP", "http": {"path": "/up?x=1"}}},
-            "circuitBreaker": {"maxParallelRequests": 7},
+            "circuitBreaker": {"maxParallelRequests": 7, "maxConnections": 5},
             "retry": {"retryOn": {"triggers": ["gateway-error", "retriable-status-codes"], "httpStatusCodes": [429]},
                 "perRetry": {"timeout": "2s", "backOff": {"baseInterval": "1s"}}},
-            "timeout": {"http": {"requestTimeout": "30s"}},
+            "timeout": {"http": {"requestTimeout": "30s"}, "tcp": {"connectTimeout": "500ms"}},
+            "tcpKeepalive": {"idleTime": "1m", "probes": 3},
             "proxyProtocol": {"version": "V2"},
         }))
         .unwrap();
@@ -324,8 +343,11 @@ mod tests {
         let active = health.active.clone().unwrap();
         assert_eq!((active.interval, active.unhealthy, active.healthy), (Duration::from_secs(3), 3, 1));
         assert!(matches!(active.probe, Probe::Http { statuses, .. } if statuses == [200]));
+        let keepalive = Keepalive { idle: Some(Duration::from_secs(60)), interval: None, probes: Some(3) };
+        let link = Link { connect: Some(Duration::from_millis(500)), keepalive: Some(keepalive) };
+        assert_eq!(traffic.link, link);
         assert_eq!(traffic.announce, Some(Version::V2));
-        assert_eq!(traffic.limits, Some(Limits { requests: 7, retries: 1024 }));
+        assert_eq!(traffic.limits, Some(Limits { requests: 7, retries: 1024, connections: 5, per_endpoint: u32::MAX }));
         let retry = Retry { attempts: 2, codes: vec![429, 502, 503, 504], backoff: Duration::from_secs(1) };
         assert_eq!(traffic.retry, Some(retry));
         assert_eq!(traffic.attempt_timeout, Some(Duration::from_secs(2)));

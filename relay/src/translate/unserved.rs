@@ -52,8 +52,6 @@ enum Values {
     Any,
     True,
     OtherThan(&'static [&'static str]),
-    /// The default, which is written into every object, asks for nothing.
-    OtherThanNumber(u64),
 }
 
 const fn stops(path: &'static str, reason: &'static str) -> Row {
@@ -122,26 +120,13 @@ const BACKEND_TLS_POLICY: &[Row] = &[harmless("spec.options")];
 /// What protects a backend stops the policy; without the others requests are served all the same.
 const BACKEND_TRAFFIC_POLICY: &[Row] = &[
     stops("spec.rateLimit", VALUE),
-    stops("spec.mergeType", VALUE),
     stops("spec.circuitBreaker.maxRequestsPerConnection", VALUE),
-    Row {
-        path: "spec.circuitBreaker.perEndpoint.maxConnections",
-        values: Values::OtherThanNumber(1024),
-        effect: Effect::Stops(VALUE),
-    },
-    Row {
-        path: "spec.circuitBreaker.maxConnections",
-        values: Values::OtherThanNumber(1024),
-        effect: Effect::Stops(VALUE),
-    },
-    harmless("spec.timeout.tcp"),
     harmless("spec.timeout.http.connectionIdleTimeout"),
     harmless("spec.timeout.http.maxConnectionDuration"),
     harmless("spec.timeout.http.maxStreamDuration"),
     harmless("spec.retry.numAttemptsPerPriority"),
     harmless("spec.retry.perRetry.backOff.maxInterval"),
     harmless("spec.faultInjection"),
-    harmless("spec.tcpKeepalive"),
     harmless("spec.connection"),
     Row { path: "spec.useClientProtocol", values: Values::True, effect: Effect::Harmless },
 ];
@@ -254,9 +239,7 @@ impl Walk {
         let path = match (&self.row.values, value) {
             (Values::Any, _) if is_empty => return None,
             (Values::True, value) if *value != Value::Bool(true) => return None,
-            (Values::OtherThanNumber(served), value) if value.as_u64() == Some(*served) => return None,
-            (Values::OtherThanNumber(_), _) if is_empty => return None,
-            (Values::Any | Values::True | Values::OtherThanNumber(_), _) => self.path.clone(),
+            (Values::Any | Values::True, _) => self.path.clone(),
             (Values::OtherThan(served), Value::String(text)) if served.contains(&text.as_str()) => return None,
             (Values::OtherThan(_), Value::String(text)) => format!("{} ({})", self.path, quoted(text)),
             (Values::OtherThan(_), _) if is_empty => return None,

@@ -21,6 +21,9 @@ pub struct BackendTrafficPolicySpec {
     pub retry: Option<Retry>,
     pub timeout: Option<Timeout>,
     pub proxy_protocol: Option<ProxyProtocol>,
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// `StrategicMerge` or `JSONMerge`, which are the same for what has no lists of objects.
+    pub merge_type: Option<String>,
 }
 
 /// Tells backends who the client is.
@@ -148,6 +151,13 @@ pub struct CircuitBreaker {
     pub max_connections: Option<u32>,
     pub max_parallel_requests: Option<u32>,
     pub max_parallel_retries: Option<u32>,
+    pub per_endpoint: Option<PerEndpoint>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PerEndpoint {
+    pub max_connections: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +191,7 @@ pub struct BackOff {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Timeout {
+    pub tcp: Option<TcpTimeout>,
     pub http: Option<HttpTimeout>,
 }
 
@@ -188,4 +199,18 @@ pub struct Timeout {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpTimeout {
     pub request_timeout: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TcpTimeout {
+    pub connect_timeout: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub idle_time: Option<String>,
+    pub interval: Option<String>,
 }

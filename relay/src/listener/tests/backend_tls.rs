@@ -117,6 +117,7 @@ impl Server {
             protocol,
             tls: Some(Arc::new(tls)),
             announces: None,
+            link: Link::default(),
         })])
     }
 }
@@ -323,7 +324,8 @@ async fn a_backend_without_tls_is_502_and_grpc_is_told_that_it_is_unavailable() 
     let plain = echo().await;
     let (project, endpoint) = (ProjectName::default(), Endpoint::Address(plain));
     let tls = Some(Arc::new(ca.trusted()));
-    let upstream = Upstream { project, endpoint, protocol: Protocol::Http1, tls, announces: None };
+    let upstream =
+        Upstream { project, endpoint, protocol: Protocol::Http1, tls, announces: None, link: Link::default() };
     let gate = Gate::open(&[("a.com", Target::Upstreams(vec![Arc::new(upstream)]))]);
     let (status, body) = gate.get("a.com", "/").await;
     assert_eq!(status, 502, "{body}");

@@ -45,7 +45,7 @@ use crate::{
         host::HostPattern,
         matcher::{Matcher, PathMatcher},
         table::{Attachment, ListenAddress, Scheme, Table, TableBuilder},
-        target::{self, Endpoint, Protocol, Rule, Target, Upstream},
+        target::{self, Endpoint, Link, Protocol, Rule, Target, Upstream},
     },
     tunnel::Tunnels,
 };
@@ -182,7 +182,14 @@ fn attach(builder: &mut TableBuilder, at: ListenAddress, host: &str, rule: Rule)
 
 fn to(endpoint: Endpoint, protocol: Protocol) -> Target {
     let project = ProjectName::default();
-    Target::Upstreams(vec![Arc::new(Upstream { project, endpoint, protocol, tls: None, announces: None })])
+    Target::Upstreams(vec![Arc::new(Upstream {
+        project,
+        endpoint,
+        protocol,
+        tls: None,
+        announces: None,
+        link: Link::default(),
+    })])
 }
 
 fn to_address(address: SocketAddr) -> Target {

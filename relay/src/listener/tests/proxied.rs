@@ -100,7 +100,7 @@ async fn a_header_that_does_not_come_is_not_waited_for() {
 fn told_of_clients(address: SocketAddr, version: Version, protocol: Protocol) -> target::Backend {
     let (project, endpoint) = (ProjectName::default(), Endpoint::Address(address));
     let announces = Some(Announces { version, of: None });
-    let upstream = Upstream { project, endpoint, protocol, tls: None, announces };
+    let upstream = Upstream { project, endpoint, protocol, tls: None, announces, link: Link::default() };
     target::Backend { target: Target::Upstreams(vec![Arc::new(upstream)]), ..to_backend(address, 1) }
 }
 

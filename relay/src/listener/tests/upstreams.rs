@@ -64,6 +64,7 @@ async fn connections_are_never_shared_between_projects() {
         protocol: Protocol::Http1,
         tls: None,
         announces: None,
+        link: Link::default(),
     };
     let gate = Gate::open(&[("a.com", to_address(address)), ("b.com", Target::Upstreams(vec![Arc::new(other)]))]);
     assert_eq!(gate.get("a.com", "/").await.0, 200);

@@ -70,6 +70,9 @@ fn fail(fleet: &Arc<Fleet>, bad: u16, now: Duration) {
     }
 }
 
+const UNLIMITED: Limits =
+    Limits { requests: u32::MAX, retries: u32::MAX, connections: u32::MAX, per_endpoint: u32::MAX };
+
 #[test]
 fn each_has_its_turn() {
     let fleet = fleet(0..4, balanced(Balance::RoundRobin { slow_start: None }));
@@ -176,7 +179,7 @@ fn without_a_threshold_nobody_is_asked_when_none_is_well() {
 
 #[test]
 fn what_is_too_much_is_refused_and_room_comes_back() {
-    let limits = Some(Limits { requests: 3, retries: 1 });
+    let limits = Some(Limits { requests: 3, retries: 1, ..UNLIMITED });
     let fleet = fleet(0..2, Traffic { limits, ..Traffic::default() });
     let retry = Ask { is_retry: true, ..ask(9) };
     let first = fleet.choose(&retry).unwrap();
@@ -186,6 +189,31 @@ fn what_is_too_much_is_refused_and_room_comes_back() {
     drop((first, more));
     assert!(fleet.choose(&retry).is_ok());
     assert_eq!(fleet.state(secs(0)).load.requests.load(Relaxed), 0);
+}
+
+#[test]
+fn an_endpoint_that_has_enough_leaves_the_rest_to_others() {
+    let limits = Some(Limits { per_endpoint: 2, ..UNLIMITED });
+    let all = fleet(0..3, Traffic { limits, ..balanced(Balance::Random) });
+    let held: Vec<_> = (0..6).map(|seed| all.choose(&ask(seed)).unwrap()).collect();
+    let of = |index: u16| held.iter().filter(|one| port(&one.0) == index).count();
+    assert_eq!((of(0), of(1), of(2)), (2, 2, 2));
+    assert_eq!(all.choose(&ask(7)).unwrap_err().status, 503);
+    drop(held);
+    assert!(all.choose(&ask(8)).is_ok());
+}
+
+#[test]
+fn connections_are_limited_where_each_serves_one_request_at_a_time() {
+    let traffic =
+        Traffic { limits: Some(Limits { connections: 1, per_endpoint: 1, ..UNLIMITED }), ..Traffic::default() };
+    let exclusive = fleet(0..2, traffic.clone());
+    let _first = exclusive.choose(&ask(1)).unwrap();
+    assert_eq!(exclusive.choose(&ask(2)).unwrap_err().status, 503);
+    let upstreams = [upstream(1)].map(|one| Arc::new(Upstream { protocol: Protocol::Http2, ..Upstream::clone(&one) }));
+    let shared = Fleet::new(ProjectName::default(), "default/b".into(), Arc::new(traffic), upstreams.to_vec());
+    let held: Vec<_> = (0..9).map(|seed| shared.choose(&ask(seed))).collect();
+    assert!(held.iter().all(Result::is_ok));
 }
 
 #[test]

@@ -135,6 +135,29 @@ fn a_backends_policy_fills_in_what_the_routes_leaves_open_and_goes_before_the_ga
 }
 
 #[test]
+fn a_routes_policy_joins_the_gateways_only_where_it_says_so() {
+    let check = |of_route: Value, want: (u32, u32, Option<Balance>)| {
+        let above = json!({"circuitBreaker": {"maxConnections": 7, "maxParallelRequests": 8},
+            "loadBalancer": {"type": "Random"}});
+        let objects = vec![
+            to("r", "a.com", &default_parent()),
+            with_spec("gateway", target("Gateway", "default"), above),
+            with_spec("route", target("HTTPRoute", "r"), of_route.clone()),
+        ];
+        let traffic = with(objects).traffic("a.com", "/").unwrap();
+        let limits = traffic.limits.unwrap();
+        assert_eq!((limits.connections, limits.requests, traffic.balance), want, "{of_route}");
+    };
+    let own = json!({"circuitBreaker": {"maxParallelRequests": 2}});
+    check(own.clone(), (1024, 2, None));
+    for kind in ["StrategicMerge", "JSONMerge"] {
+        let mut joined = own.clone();
+        joined["mergeType"] = json!(kind);
+        check(joined, (7, 2, Some(Balance::Random)));
+    }
+}
+
+#[test]
 fn of_two_policies_for_one_target_the_older_counts_and_then_the_first_by_name() {
     let objects = |first_age: &str| {
         let (kind, mut a) = policy("a", target("HTTPRoute", "r"), 1);
@@ -168,8 +191,7 @@ fn what_protects_and_is_not_served_stops_the_policy_and_what_does_not_is_mention
     assert!(said.contains("spec.faultInjection") && said.contains("spec.timeout.http.maxStreamDuration"), "{said}");
     for (field, value) in [
         ("rateLimit", json!({"local": {"rules": [{"limit": {"requests": 1, "unit": "Second"}}]}})),
-        ("mergeType", json!("JSONMerge")),
-        ("circuitBreaker", json!({"maxConnections": 7})),
+        ("circuitBreaker", json!({"maxRequestsPerConnection": 7})),
     ] {
         let mut strict = mild.clone();
         strict[field] = value;
