@@ -73,9 +73,11 @@ impl Intake {
             return false;
         }
         let Some(project) = key.project.as_ref().and_then(|project| projects.get_mut(project)) else { return false };
-        match after {
-            Some(object) => project.put(key.kind, object.to_value()),
-            None => project.remove(key.kind, key.namespace.as_deref(), &key.name),
+        if before.is_some() {
+            project.remove(key.kind, key.namespace.as_deref(), &key.name);
+        }
+        if let Some(object) = after {
+            project.put(key.kind, object.to_value());
         }
         true
     }
@@ -89,4 +91,66 @@ fn is_same(before: Option<&Object>, after: Option<&Object>) -> bool {
         && was.generation == is.generation
         && was.meta.labels == is.meta.labels
         && was.meta.annotations == is.meta.annotations
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use underpass_shared::identity::ProjectName;
+
+    use super::*;
+    use crate::{
+        store::object::{Draft, ObjectKey},
+        translate::{Settings, translate},
+    };
+
+    fn key(kind: Kind, name: &str) -> ObjectKey {
+        ObjectKey::namespaced(&ProjectName::default(), kind, "default", name)
+    }
+
+    fn route(backend: &str) -> Value {
+        let rules = json!([{"backendRefs": [{"kind": "Backend", "name": backend, "port": 80}]}]);
+        json!({"parentRefs": [{"name": "default"}], "hostnames": ["a.com"], "rules": rules})
+    }
+
+    /// What the snapshot stands for, beside what one that was read whole stands for.
+    fn both(intake: &Intake, store: &Store) -> [Vec<translate::WantedStatus>; 2] {
+        let mut whole = Intake::default();
+        whole.take(store);
+        [intake, &whole].map(|intake| translate(&intake.snapshot, &Settings::default()).wanted)
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_in_change_by_change_is_what_is_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let project = ObjectKey::project(&ProjectName::default());
+        if store.get(&project).is_none() {
+            store.create(Draft::of_spec(project, json!({}))).await.unwrap();
+        }
+        let mut intake = Intake::default();
+        assert!(intake.take(&store).1 && !intake.take(&store).1);
+        store.create(Draft::of_spec(key(Kind::HttpRoute, "r"), route("b"))).await.unwrap();
+        assert!(intake.take(&store).1);
+        store.replace(Draft::of_spec(key(Kind::HttpRoute, "r"), route("other")), None).await.unwrap();
+        let backend = Draft::of_spec(key(Kind::Backend, "b"), json!({"endpoints": [{"ip": "192.0.2.1"}]}));
+        store.create(backend).await.unwrap();
+        assert!(intake.take(&store).1);
+        let [kept, whole] = both(&intake, &store);
+        assert_eq!(kept, whole);
+        let of_project = &intake.snapshot.projects[&ProjectName::default()];
+        assert_eq!(
+            (of_project.routes.len(), of_project.backends.len()),
+            (1, 1),
+            "a new version takes the old one's place"
+        );
+
+        let (status, name) = (json!({"conditions": []}), key(Kind::Backend, "b"));
+        store.replace_status(name.clone(), status, None).await.unwrap();
+        assert!(!intake.take(&store).1, "a status is of no concern");
+        store.delete(name, None).await.unwrap();
+        assert!(intake.take(&store).1);
+        let [kept, whole] = both(&intake, &store);
+        assert_eq!(kept, whole);
+    }
 }

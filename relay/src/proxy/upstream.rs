@@ -29,8 +29,7 @@ use super::{
     Routing,
     answer::Failure,
     body::{Meter, RequestBody},
-    dial::{Transport, dial},
-    upstream_tls::Carries,
+    dial::{Transport, dial_http},
 };
 use crate::{
     clock,
@@ -212,7 +211,7 @@ impl Pool {
                 },
             }
         }
-        let dialled = dial(&self.routing, upstream, client, Carries::Http(Protocol::Http1)).await;
+        let dialled = dial_http(&self.routing, upstream, client, Protocol::Http1).await;
         let mut sender = handshake_http1(dialled.inspect_err(|_| self.forget_choice(upstream))?).await?;
         match sender.try_send_request(request).await {
             Ok(response) => Ok(self.reply(upstream, response, sender)),
@@ -307,7 +306,7 @@ impl Pool {
         upstream: &Arc<Upstream>,
         client: SocketAddr,
     ) -> Result<Shareable, Failure> {
-        let transport = dial(&self.routing, upstream, client, Carries::Http(upstream.protocol)).await?;
+        let transport = dial_http(&self.routing, upstream, client, upstream.protocol).await?;
         if upstream.protocol == Protocol::Http2 || transport.agreed() == Protocol::Http2 {
             return handshake_http2(transport).await.map(Shareable::Http2);
         }

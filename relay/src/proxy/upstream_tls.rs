@@ -46,7 +46,7 @@ const SESSION_NAMES: usize = 1;
 
 /// What a connection will carry, which the backend is told by ALPN (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Carries {
+pub(super) enum Carries {
     /// Any bytes: the backend is told nothing.
     Bytes,
     Http(Protocol),
@@ -282,6 +282,35 @@ fn fits(held: &str, wanted: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn key(project: &str, server_name: &str, carries: Carries) -> Key {
+        let (server_name, roots) = (server_name.into(), Roots::These(Vec::new()));
+        let tls = Arc::new(UpstreamTls { server_name, roots, names: Vec::new(), identity: None });
+        Key { project: project.parse().unwrap(), tls, carries }
+    }
+
+    #[tokio::test]
+    async fn a_configuration_is_shared_by_its_project_and_the_one_unused_for_longest_goes() {
+        let configs = ClientConfigs::default();
+        let (h1, bytes) = (Carries::Http(Protocol::Http1), Carries::Bytes);
+        let first = configs.config(key("a", "0.example", h1)).await.unwrap();
+        let is_first = async |key| Arc::ptr_eq(&first, &configs.config(key).await.unwrap());
+        assert!(is_first(key("a", "0.example", h1)).await);
+        assert!(!is_first(key("b", "0.example", h1)).await);
+        assert!(!is_first(key("a", "0.example", bytes)).await);
+        assert!(is_first(key("a", "0.example", h1)).await);
+        for name in 3..CONFIGS_MAX {
+            configs.config(key("a", &format!("{name}.example"), h1)).await.unwrap();
+        }
+        let known = |key| {
+            let known = configs.known.lock().unwrap();
+            (known.len(), known.contains_key(&key))
+        };
+        assert_eq!(known(key("b", "0.example", h1)), (CONFIGS_MAX, true));
+        configs.config(key("a", "one-more.example", h1)).await.unwrap();
+        assert_eq!(known(key("b", "0.example", h1)), (CONFIGS_MAX, false));
+        assert_eq!(known(key("a", "0.example", h1)), (CONFIGS_MAX, true));
+    }
 
     #[test]
     fn a_wildcard_stands_for_one_whole_label_on_either_side() {

@@ -210,7 +210,7 @@ fn wanted(
     }
     wanted.extend(gateway_status::wanted(gateways, routes, snapshot));
     wanted.extend(routes.iter().map(routes::Compiled::wanted));
-    wanted.extend(backend_tls::wanted(&gateways, &routes, snapshot));
+    wanted.extend(backend_tls::wanted(gateways, routes, snapshot));
     wanted.sort_by(|a, b| {
         let of_kind = || (a.status.kind(), &a.namespace, &a.name).cmp(&(b.status.kind(), &b.namespace, &b.name));
         a.project.cmp(&b.project).then_with(of_kind)
