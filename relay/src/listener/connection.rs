@@ -32,7 +32,7 @@ use crate::{
     clock,
     proxy::{
         Client,
-        body::{BodyError, ResponseBody},
+        body::{BodyError, ClientBody, ResponseBody},
     },
     route::table::Port,
 };
@@ -131,7 +131,7 @@ async fn handle(
     client: Client,
     in_flight: InFlight,
 ) -> Response<CountedBody> {
-    let response = worker.proxy.handle(request, &client).await;
+    let response = worker.proxy.handle(request.map(ClientBody::Http), &client).await;
     response.map(|body| CountedBody { body, _in_flight: in_flight })
 }
 

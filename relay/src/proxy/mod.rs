@@ -21,12 +21,11 @@ use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
-use hyper::body::Incoming;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     answer::{Failure, Language},
-    body::ResponseBody,
+    body::{ClientBody, ResponseBody},
     exchange::{Answered, Exchange, Sent},
     may_dial::DialPolicy,
     mirror::Mirrors,
@@ -97,7 +96,7 @@ impl Proxy {
     }
 
     /// Serves one request. Every failure becomes an answer that says what is wrong.
-    pub async fn handle(&self, request: Request<Incoming>, client: &Client) -> Response<ResponseBody> {
+    pub async fn handle(&self, request: Request<ClientBody>, client: &Client) -> Response<ResponseBody> {
         let mut record = Record::new(request.method(), client.clone());
         let (version, language) = (request.version(), Language::of(request.headers()));
         match self.serve(request, client, &mut record).await {
@@ -116,7 +115,7 @@ impl Proxy {
 
     async fn serve(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         client: &Client,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {

@@ -19,7 +19,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{body::Meter, headers::has_token, record::Record};
+use super::{
+    body::{ClientBody, Meter},
+    headers::has_token,
+    record::Record,
+};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
@@ -36,7 +40,7 @@ const SILENCE: Duration = Duration::from_secs(300);
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Whether the request asks for a WebSocket. Every other upgrade is not seen at all (h2c would smuggle).
-pub(super) fn wanted(request: &Request<Incoming>) -> bool {
+pub(super) fn wanted(request: &Request<ClientBody>) -> bool {
     let mut upgrades = request.headers().get_all(header::UPGRADE).iter();
     request.version() == Version::HTTP_11
         && request.method() == Method::GET
