@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     service::service_fn,
@@ -26,12 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Worker,
+    http3::alternative::advertise,
     watch::{InFlight, Overdue, TICK, Watch, Watched},
 };
 use crate::{
     clock,
     proxy::{
-        Client,
+        Client, Hold,
         body::{BodyError, ClientBody, ResponseBody},
     },
     route::table::Port,
@@ -89,9 +90,19 @@ async fn speak<S>(worker: Arc<Worker>, stream: Watched<S>, client: Client, watch
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request: Request<Incoming>| {
+    let alternative = worker.http3.alternative(&client);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if request.method() == Method::CONNECT {
+            // Over HTTP/2 an upgraded stream outlives its answer, and the connection is not idle for as long.
+            request.extensions_mut().insert(Hold::new(watch.begin()));
+        }
         let (worker, client, in_flight) = (worker.clone(), client.clone(), watch.begin());
-        async move { Ok::<_, Infallible>(handle(&worker, request, client, in_flight).await) }
+        let alternative = alternative.clone();
+        async move {
+            let mut response = handle(&worker, request, client, in_flight).await;
+            advertise(&mut response, alternative.as_ref());
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = pin!(worker.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut finishing = false;

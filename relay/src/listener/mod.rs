@@ -12,6 +12,7 @@
 
 pub mod bind;
 mod connection;
+mod http3;
 pub mod tls;
 mod watch;
 
@@ -79,12 +80,13 @@ pub struct Gateway {
     pub routing: Arc<Routing>,
     /// What HTTPS listeners present; without it they end every connection.
     pub tls: ArcSwapOption<rustls::ServerConfig>,
+    http3_tickets: http3::Tickets,
 }
 
 impl Gateway {
     #[must_use]
     pub fn new(routing: Arc<Routing>) -> Arc<Self> {
-        Arc::new(Self { routing, tls: ArcSwapOption::empty() })
+        Arc::new(Self { routing, tls: ArcSwapOption::empty(), http3_tickets: http3::Tickets::default() })
     }
 }
 
@@ -103,6 +105,7 @@ pub struct Worker {
     proxy: Proxy,
     builder: auto::Builder<TokioExecutor>,
     room: Arc<Semaphore>,
+    http3: Arc<http3::Served>,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -113,7 +116,7 @@ impl Worker {
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         let proxy = Proxy::new(gateway.routing.clone(), tasks.clone(), cut.clone());
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Arc::new(Self { gateway, proxy, builder: builder(), room, tasks, cut })
+        Arc::new(Self { gateway, proxy, builder: builder(), room, http3: Arc::default(), tasks, cut })
     }
 
     /// Accepts on `socket` until `stop` is cancelled, which also asks the connections to finish.
@@ -187,6 +190,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(RESETS_OWN_MAX)

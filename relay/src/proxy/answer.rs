@@ -64,6 +64,8 @@ pub enum Failure {
     Framing,
     #[error("the backend switched protocols without being asked to")]
     UnaskedUpgrade,
+    #[error("the backend did not take the WebSocket as it should")]
+    Handshake,
     #[error("the backend speaks HTTP/2, over which WebSockets are not supported yet")]
     UpgradeUnsupported,
     #[error("the gateway could not forward the request")]
@@ -84,7 +86,9 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Refused(Refusal::TooManyHeaders) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Refused(Refusal::Connect) | Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Refused(Refusal::Connect | Refusal::Protocol) | Self::UpgradeUnsupported => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             Self::Refused(_) => StatusCode::BAD_REQUEST,
             Self::UnknownHost { .. } | Self::NoRule { .. } => StatusCode::NOT_FOUND,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
@@ -104,7 +108,8 @@ impl Failure {
             | Self::Connect { .. }
             | Self::Exchange { .. }
             | Self::Framing
-            | Self::UnaskedUpgrade => StatusCode::BAD_GATEWAY,
+            | Self::UnaskedUpgrade
+            | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -56,6 +56,7 @@ pub enum BodyError {
 pub enum ClientBody {
     /// Of HTTP/1.1 and HTTP/2.
     Http(Incoming),
+    Empty,
     /// Of a protocol that the listener reads itself.
     Other(UnsyncBoxBody<Bytes, BodyError>),
     /// No body, but the bytes of an extended CONNECT, both ways (RFC 9220), for when the backend agrees.
@@ -70,7 +71,7 @@ impl Body for ClientBody {
         match &mut *self {
             Self::Http(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
             Self::Other(body) => Pin::new(body).poll_frame(cx),
-            Self::Switched(_) => Poll::Ready(None),
+            Self::Empty | Self::Switched(_) => Poll::Ready(None),
         }
     }
 
@@ -78,7 +79,7 @@ impl Body for ClientBody {
         match self {
             Self::Http(incoming) => incoming.is_end_stream(),
             Self::Other(body) => body.is_end_stream(),
-            Self::Switched(_) => true,
+            Self::Empty | Self::Switched(_) => true,
         }
     }
 
@@ -86,7 +87,7 @@ impl Body for ClientBody {
         match self {
             Self::Http(incoming) => incoming.size_hint(),
             Self::Other(body) => body.size_hint(),
-            Self::Switched(_) => SizeHint::with_exact(0),
+            Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
         }
     }
 }

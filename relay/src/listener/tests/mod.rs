@@ -3,8 +3,10 @@
 mod bodies;
 mod connections;
 mod filters;
+mod http3;
 mod requests;
 mod upstreams;
+mod websockets;
 
 use std::{
     convert::Infallible,
