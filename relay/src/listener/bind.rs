@@ -1,4 +1,4 @@
-//! Opens the sockets of a listener: one per worker on the same address, among which the kernel spreads connections.
+//! Opens the sockets of a listener: one per worker on the same address, among which the kernel spreads the clients.
 
 use std::{
     io,
@@ -10,39 +10,42 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that wait to be accepted, per socket.
 const BACKLOG: i32 = 1024;
 
-/// What a UDP socket asks for, in bytes; the kernel may grant less.
-const UDP_BUFFER_BYTES: usize = 2 << 20;
+/// What may wait in a socket for datagrams, in bytes; the kernel drops what comes beyond, and may allow less.
+const DATAGRAM_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// Binds `count` listening sockets (at least one) to `address`; port 0 becomes one free port for all of them.
 ///
 /// # Errors
 /// When the address is in use, even by another process of this user, which `SO_REUSEPORT` alone would share it with.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    if address.port() != 0 {
-        open(address, Sharing::Alone)?;
+    let sockets = open_all(address, count, Type::STREAM)?;
+    for socket in &sockets {
+        socket.listen(BACKLOG)?;
     }
-    let first = open(address, Sharing::Workers)?;
-    let address = first.local_addr()?;
-    let mut sockets = vec![first];
-    for _ in 1..count {
-        sockets.push(open(address, Sharing::Workers)?);
-    }
-    Ok(sockets)
+    Ok(sockets.into_iter().map(TcpListener::from).collect())
 }
 
-/// Binds `count` UDP sockets (at least one) to `address`, as [`bind`] does for TCP.
+/// The same for datagrams. The kernel gives all of one client to the same socket.
 ///
 /// # Errors
 /// As [`bind`].
-pub fn bind_udp(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
-    if address.port() != 0 {
-        open_udp(address, Sharing::Alone)?;
+pub fn bind_datagrams(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
+    let sockets = open_all(address, count, Type::DGRAM)?;
+    for socket in &sockets {
+        socket.set_recv_buffer_size(DATAGRAM_BUFFER_BYTES)?;
     }
-    let first = open_udp(address, Sharing::Workers)?;
-    let address = first.local_addr()?;
+    Ok(sockets.into_iter().map(UdpSocket::from).collect())
+}
+
+fn open_all(address: SocketAddr, count: usize, kind: Type) -> io::Result<Vec<Socket>> {
+    if address.port() != 0 {
+        open(address, kind, Sharing::Alone)?;
+    }
+    let first = open(address, kind, Sharing::Workers)?;
+    let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let mut sockets = vec![first];
     for _ in 1..count {
-        sockets.push(open_udp(address, Sharing::Workers)?);
+        sockets.push(open(address, kind, Sharing::Workers)?);
     }
     Ok(sockets)
 }
@@ -53,9 +56,11 @@ enum Sharing {
     Workers,
 }
 
-fn open(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+fn open(address: SocketAddr, kind: Type, sharing: Sharing) -> io::Result<Socket> {
+    let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    // Among datagram sockets this would share the address with any other, and take its clients.
+    socket.set_reuse_address(kind == Type::STREAM)?;
     if sharing == Sharing::Workers {
         socket.set_reuse_port(true)?;
     }
@@ -65,26 +70,7 @@ fn open(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    if sharing == Sharing::Workers {
-        socket.listen(BACKLOG)?;
-    }
-    Ok(socket.into())
-}
-
-fn open_udp(address: SocketAddr, sharing: Sharing) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if sharing == Sharing::Workers {
-        socket.set_reuse_port(true)?;
-        // Best effort: a smaller buffer loses packets under load, and works.
-        let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
-        let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
-    }
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -111,12 +97,12 @@ mod tests {
     }
 
     #[test]
-    fn all_workers_share_one_udp_port_and_nobody_else_does() {
-        let sockets = bind_udp((Ipv4Addr::LOCALHOST, 0).into(), 3).unwrap();
+    fn datagrams_share_a_port_among_workers_and_with_connections_only() {
+        let sockets = bind_datagrams((Ipv4Addr::LOCALHOST, 0).into(), 2).unwrap();
         let taken = sockets[0].local_addr().unwrap();
-        assert!(sockets.len() == 3 && sockets.iter().all(|socket| socket.local_addr().unwrap() == taken));
-        assert_eq!(bind_udp(taken, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(sockets[1].local_addr().unwrap(), taken);
+        assert_eq!(bind_datagrams(taken, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(sockets);
-        assert!(bind_udp(taken, 2).is_ok());
+        assert!(bind_datagrams(taken, 2).is_ok());
     }
 }

@@ -21,11 +21,11 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Worker,
+    handshake::{self, Opened},
     http3::alternative::advertise,
     watch::{InFlight, Overdue, TICK, Watch, Watched},
 };
@@ -34,6 +34,7 @@ use crate::{
     proxy::{
         Client, Hold,
         body::{BodyError, ClientBody, ResponseBody},
+        stream,
     },
     route::table::Port,
 };
@@ -53,43 +54,60 @@ pub(super) async fn serve(
         tracing::debug!(src = %client.address, %error, "connection");
         return;
     }
-    let watch = Watch::new(clock::instant());
-    let table = worker.gateway.routing.table.load_full();
-    match table.port(client.at) {
-        Some(Port::Stream(_)) | None => {}
-        Some(Port::Http(_)) => {
-            let stream = Watched { stream, watch: watch.clone(), _room: room };
-            Box::pin(speak(worker, stream, client, watch, stop)).await;
-        }
-        Some(Port::Tls(port)) => {
-            let Some(config) = worker.gateway.tls.load_full() else {
-                tracing::debug!(port = client.at.port, "no certificate for HTTPS yet, connection ended");
-                return;
-            };
-            let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
-            let accepted = tokio::select! {
-                () = worker.cut.cancelled() => return,
-                accepted = Box::pin(handshake) => accepted,
-            };
-            match accepted {
-                Ok(Ok(stream)) => {
-                    let Some(tls) = port.listener(stream.get_ref().1.server_name()).cloned() else { return };
-                    let client = Client { tls: Some(tls), ..client };
-                    drop(table);
-                    let stream = Watched { stream, watch: watch.clone(), _room: room };
-                    Box::pin(speak(worker, stream, client, watch, stop)).await;
-                }
-                Ok(Err(error)) => tracing::debug!(src = %client.address, %error, "TLS handshake"),
-                Err(_) => tracing::debug!(src = %client.address, reason = "too slow", "TLS handshake"),
-            }
+    let rule = match worker.gateway.routing.table.load().port(client.at) {
+        None => return,
+        Some(Port::Tls(_)) => return secure(worker, stream, client, room, stop).await,
+        Some(Port::Stream(rule)) => Some(rule.clone()),
+        Some(Port::Http(_)) => None,
+    };
+    match rule {
+        None => Box::pin(speak(worker, stream, client, room, stop)).await,
+        Some(None) => stream::reset(&stream),
+        Some(Some(rule)) => {
+            Box::pin(stream::pass(&worker.gateway.routing, &rule, (&client, stream), Vec::new(), &worker.cut)).await;
         }
     }
 }
 
-async fn speak<S>(worker: Arc<Worker>, stream: Watched<S>, client: Client, watch: Arc<Watch>, stop: CancellationToken)
+/// Shakes hands, and then serves what the listener of the handshake is for.
+async fn secure(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    client: Client,
+    room: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    let handshake = timeout(HANDSHAKE, handshake::open(&worker, stream, client.at));
+    let opened = tokio::select! {
+        () = worker.cut.cancelled() => return,
+        opened = Box::pin(handshake) => opened,
+    };
+    let (routing, cut) = (&worker.gateway.routing, &worker.cut);
+    match opened {
+        Ok(Ok(Opened::Http(stream, listener))) => {
+            let client = Client { tls: Some(listener), ..client };
+            Box::pin(speak(worker, stream, client, room, stop)).await;
+        }
+        Ok(Ok(Opened::Terminated(stream, rule))) => {
+            Box::pin(stream::pass(routing, &rule, (&client, stream), Vec::new(), cut)).await;
+        }
+        Ok(Ok(Opened::Through { stream, hello, rule })) => {
+            Box::pin(stream::pass(routing, &rule, (&client, stream), hello, cut)).await;
+        }
+        Ok(Err(error)) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::debug!(src = %client.address, port = client.at.port, %error, cause, "TLS handshake");
+        }
+        Err(_) => tracing::debug!(src = %client.address, port = client.at.port, reason = "too slow", "TLS handshake"),
+    }
+}
+
+async fn speak<S>(worker: Arc<Worker>, stream: S, client: Client, room: OwnedSemaphorePermit, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let watch = Watch::new(clock::instant());
+    let stream = Watched { stream, watch: watch.clone(), _room: room };
     let alternative = worker.http3.alternative(&client);
     let service = service_fn(|mut request: Request<Incoming>| {
         if request.method() == Method::CONNECT {

@@ -7,11 +7,14 @@
 //! 2. One `Worker::new(gateway.clone())` inside each current-thread runtime.
 //! 3. The controller stores each new table in `gateway.routing.table`; [`wanted`] says which ports it needs. For a port
 //!    that is new, [`bind::bind`] gives one socket per worker on the same address; hand each to [`Worker::serve`] of its
-//!    worker. For a port that went, cancel the token that its `serve` was given.
+//!    worker; for datagrams, [`bind::bind_datagrams`] and [`Worker::serve_datagrams`], or [`Worker::serve_http3`]. For a port that went, cancel the
+//!    token that its `serve` was given.
 //! 4. To stop: cancel all tokens, then await [`Worker::drain`] in every worker.
 
 pub mod bind;
 mod connection;
+mod datagrams;
+mod handshake;
 mod http3;
 pub mod tls;
 mod watch;
@@ -35,7 +38,10 @@ use hyper_util::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::watch::IDLE;
+use self::{
+    datagrams::{Limits, SESSIONS_MAX},
+    watch::IDLE,
+};
 use crate::{
     proxy::{Client, Proxy, Routing},
     route::table::{ListenAddress, Speaks, Table},
@@ -78,15 +84,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Gateway {
     pub routing: Arc<Routing>,
-    /// What HTTPS listeners present; without it they end every connection.
+    /// What listeners without certificates of their own present; without it they end every connection.
     pub tls: ArcSwapOption<rustls::ServerConfig>,
+    /// What all others present.
+    pub configs: tls::Configs,
     http3_tickets: http3::Tickets,
 }
 
 impl Gateway {
     #[must_use]
     pub fn new(routing: Arc<Routing>) -> Arc<Self> {
-        Arc::new(Self { routing, tls: ArcSwapOption::empty(), http3_tickets: http3::Tickets::default() })
+        let (configs, http3_tickets) = (tls::Configs::default(), http3::Tickets::default());
+        Arc::new(Self { routing, tls: ArcSwapOption::empty(), configs, http3_tickets })
     }
 }
 
@@ -105,6 +114,7 @@ pub struct Worker {
     proxy: Proxy,
     builder: auto::Builder<TokioExecutor>,
     room: Arc<Semaphore>,
+    datagrams: Limits,
     http3: Arc<http3::Served>,
     tasks: TaskTracker,
     cut: CancellationToken,
@@ -113,10 +123,16 @@ pub struct Worker {
 impl Worker {
     #[must_use]
     pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        Self::with_sessions(gateway, SESSIONS_MAX)
+    }
+
+    /// With room for so many sessions of datagrams.
+    fn with_sessions(gateway: Arc<Gateway>, sessions: usize) -> Arc<Self> {
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         let proxy = Proxy::new(gateway.routing.clone(), tasks.clone(), cut.clone());
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Arc::new(Self { gateway, proxy, builder: builder(), room, http3: Arc::default(), tasks, cut })
+        let (datagrams, http3) = (Limits::new(sessions), Arc::default());
+        Arc::new(Self { gateway, proxy, builder: builder(), room, datagrams, http3, tasks, cut })
     }
 
     /// Accepts on `socket` until `stop` is cancelled, which also asks the connections to finish.

@@ -30,7 +30,7 @@ use crate::{
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
 /// How many of a name's addresses are tried.
-const ADDRESSES_MAX: usize = 4;
+pub(super) const ADDRESSES_MAX: usize = 4;
 
 /// A connection to a backend, whatever carries it.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod datagrams;
 mod dial;
 mod exchange;
 mod filters;
@@ -14,6 +15,7 @@ mod mirror;
 mod path;
 mod record;
 mod request;
+pub mod stream;
 mod upgrade;
 pub mod upstream;
 

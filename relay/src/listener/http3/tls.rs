@@ -15,7 +15,7 @@ use rustls::{
 
 use crate::{
     authority::tls::provider,
-    listener::Gateway,
+    listener::{Gateway, tls::Carries},
     route::{
         table::{ListenAddress, Port, TlsListener, TlsServes},
         tls::Clients,
@@ -84,8 +84,11 @@ struct ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        listener(&self.gateway, self.at, hello.server_name())?;
-        self.gateway.tls.load().as_ref()?.cert_resolver.resolve(hello)
+        let listener = listener(&self.gateway, self.at, hello.server_name())?;
+        let TlsServes::Http(tls) = &listener.serves else { return None };
+        // Of what serves the same listener over TCP only the certificates are taken.
+        let config = self.gateway.configs.get(tls, Carries::Http, self.gateway.tls.load().as_ref());
+        config.inspect_err(|error| tracing::debug!(%error, "HTTP/3 handshake")).ok()?.cert_resolver.resolve(hello)
     }
 }
 

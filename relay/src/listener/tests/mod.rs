@@ -2,9 +2,12 @@
 
 mod bodies;
 mod connections;
+mod datagrams;
 mod filters;
 mod http3;
 mod requests;
+mod streams;
+mod tls;
 mod upstreams;
 mod websockets;
 

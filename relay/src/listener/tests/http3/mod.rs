@@ -53,7 +53,7 @@ impl Site {
         let certificate = issued.cert.der().clone();
         let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
         gate.gateway.tls.store(Some(tls::server_config(vec![certificate.clone()], key).unwrap()));
-        let socket = bind::bind_udp((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap().remove(0);
+        let socket = bind::bind_datagrams((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap().remove(0);
         let udp = socket.local_addr().unwrap();
         tokio::spawn(gate.worker.clone().serve_http3(socket, ListenAddress::shared(80), gate.stop.clone()));
         Self { gate, udp, certificate }
