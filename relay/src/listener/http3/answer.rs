@@ -1,13 +1,15 @@
 //! An answer on its way out: in pieces that the client must take in time, and never whole unless it is.
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc2822};
 use tokio::time::timeout;
 use underpass_shared::quic::http3::{Code, ServerSend, StreamError};
 
 use crate::{
+    clock,
     listener::watch::WRITE,
     proxy::body::{BodyError, ResponseBody},
 };
@@ -57,6 +59,9 @@ impl Answer {
         let bodiless = *method == Method::HEAD || is_bodiless(parts.status);
         if let Some(length) = body.size_hint().exact().filter(|_| !bodiless) {
             parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+        }
+        if !parts.headers.contains_key(header::DATE) {
+            parts.headers.extend(date(clock::now()).map(|date| (header::DATE, date)));
         }
         self.head(parts.status, parts.headers).await?;
         if !bodiless {
@@ -108,9 +113,26 @@ fn is_bodiless(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
+/// As header fields have it (RFC 9110 §5.6.7). Over the other versions hyper adds it.
+fn date(now: OffsetDateTime) -> Option<HeaderValue> {
+    let text = now.to_offset(UtcOffset::UTC).format(&Rfc2822).ok()?;
+    HeaderValue::from_str(&text.replace("+0000", "GMT")).ok()
+}
+
 async fn in_time(write: impl Future<Output = Result<(), StreamError>>) -> Result<(), Unsent> {
     match timeout(WRITE, write).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(Unsent::Slow),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        let then = OffsetDateTime::from_unix_timestamp(784_111_777).unwrap();
+        assert_eq!(date(then).unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

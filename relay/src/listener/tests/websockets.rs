@@ -5,6 +5,7 @@ use hyper::ext::Protocol as Extended;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::proxy::{Client, Hold, body::ClientBody};
 
 /// What a backend does with a wish for a WebSocket.
 pub(super) enum Backend {
@@ -102,4 +103,20 @@ async fn other_protocols_over_http2_are_not_served() {
     sender.ready().await.unwrap();
     let (status, text) = told(sender.send_request(connect("connect-udp")).await.unwrap()).await;
     assert_eq!(status, 501, "{text}");
+}
+
+#[tokio::test]
+async fn what_the_listener_holds_for_an_upgraded_connection_lives_as_long_as_it() {
+    let gate = Gate::open(&[("a.com", to_address(backend(Backend::Echo).await))]);
+    let ((hold, mut held), (mut ours, theirs)) = (oneshot::channel::<()>(), tokio::io::duplex(64));
+    let client = Client { address: gate.address, at: ListenAddress::shared(80), tls: None };
+    let mut request = connect("websocket").map(|_| ClientBody::Switched(theirs));
+    *request.version_mut() = http::Version::HTTP_2;
+    request.extensions_mut().insert(Hold::new(hold));
+    assert_eq!(gate.worker.proxy.handle(request, &client).await.status(), 200);
+    ours.write_all(b"one").await.unwrap();
+    ours.read_exact(&mut [0; 3]).await.unwrap();
+    assert_eq!(held.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+    drop(ours);
+    held.await.unwrap_err();
 }

@@ -58,6 +58,7 @@ async fn unknown_hosts_and_paths_are_404_with_a_reason_and_head_has_no_body() {
     let head = Request::head("https://b.com/").body(()).unwrap();
     let told = soon(visitor.ask(head, b"")).await.unwrap();
     assert_eq!((told.status, told.body.len()), (404, 0));
+    assert!(told.headers.contains_key("date"));
 }
 
 #[tokio::test]
