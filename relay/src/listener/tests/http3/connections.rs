@@ -21,8 +21,20 @@ async fn held() -> (SocketAddr, mpsc::Receiver<()>, watch::Sender<bool>) {
     (address, arrived, go)
 }
 
+/// Lets every farewell pass.
+async fn long_after() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3)).await;
+    tokio::time::resume();
+}
+
+fn closed_with(end: &quinn::ConnectionError, code: Code) -> bool {
+    let code = u32::try_from(code.value()).unwrap().into();
+    matches!(end, quinn::ConnectionError::ApplicationClosed(close) if close.error_code == code)
+}
+
 #[tokio::test]
-async fn stopping_waits_for_what_is_in_flight_and_lets_nothing_new_begin() {
+async fn stopping_waits_for_what_is_in_flight() {
     let (address, mut arrived, go) = held().await;
     let site = Site::open(&[("a.com", to_address(address))]);
     let idle = site.visit("a.com").await;
@@ -34,21 +46,39 @@ async fn stopping_waits_for_what_is_in_flight_and_lets_nothing_new_begin() {
     let worker = site.gate.worker.clone();
     let drained = tokio::spawn(async move { worker.drain(clock::instant() + Duration::from_secs(60)).await });
     let end = soon(idle.connection.closed()).await;
-    assert!(
-        matches!(&end, quinn::ConnectionError::ApplicationClosed(close) if close.error_code == 0x100_u32.into()),
-        "{end}"
-    );
-    // Once the GOAWAY is there, the client itself begins nothing more; before, the gateway rejects it.
-    let refused = soon(visitor.requests.send_request(get3("a.com", "/"))).await;
-    if let Ok(mut stream) = refused {
-        let _ = stream.finish().await;
-        let error = soon(stream.recv_response()).await.unwrap_err();
-        assert_eq!(code_of(&error), Some(Code::H3_REQUEST_REJECTED), "{error}");
-    }
+    assert!(closed_with(&end, Code::H3_NO_ERROR), "{end}");
+    long_after().await;
     go.send(true).unwrap();
     assert_eq!(soon(told_by(receive)).await.unwrap().body, b"done");
     assert_eq!(soon(drained).await.unwrap(), 0);
-    soon(visitor.connection.closed()).await;
+    let end = soon(visitor.connection.closed()).await;
+    assert!(closed_with(&end, Code::H3_NO_ERROR), "{end}");
+}
+
+/// HEADERS of `GET https://a.com/`, out of QPACK's static table (RFC 9204 appendix A).
+const GET: &[u8] = &[1, 12, 0, 0, 0xd1, 0xd7, 0xc1, 0x50, 5, b'a', b'.', b'c', b'o', b'm'];
+
+#[tokio::test]
+async fn what_begins_after_the_goaway_is_rejected() {
+    let (address, mut arrived, _go) = held().await;
+    let site = Site::open(&[("a.com", to_address(address))]);
+    let (_endpoint, connection) = site.dial("a.com").await.unwrap();
+    let begin = async || {
+        let (mut send, receive) = connection.open_bi().await.unwrap();
+        send.write_all(GET).await.unwrap();
+        send.finish().unwrap();
+        receive
+    };
+    let _in_flight = begin().await;
+    soon(arrived.recv()).await.unwrap();
+    site.gate.stop.cancel();
+    long_after().await;
+    for _ in 0..2 {
+        let mut rejected = begin().await;
+        let error = soon(rejected.read(&mut [0; 1])).await.unwrap_err();
+        assert_eq!(error, quinn::ReadError::Reset(u32::try_from(Code::H3_REQUEST_REJECTED.value()).unwrap().into()));
+    }
+    assert!(arrived.try_recv().is_err(), "no backend has seen them");
 }
 
 #[tokio::test]

@@ -3,12 +3,9 @@
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::{
-    proxy::Client,
-    route::{
-        table::Attachment,
-        tls::{Clients, ServerTls},
-    },
+use crate::route::{
+    table::Attachment,
+    tls::{Clients, ServerTls},
 };
 
 fn text(told: &Told) -> &str {
@@ -94,16 +91,23 @@ fn two_listeners(tls: Arc<ServerTls>, backend: SocketAddr) -> Table {
     builder.build()
 }
 
+/// Asks clients for certificates, and lets them in without.
+fn asking(site: &Site) -> Arc<ServerTls> {
+    let ca = Arc::from(site.certificate.as_ref());
+    Arc::new(ServerTls { clients: Clients::ValidOrNot(vec![ca]), ..ServerTls::default() })
+}
+
 #[tokio::test]
 async fn a_listener_that_asks_for_certificates_is_served_over_tcp_only() {
     let site = Site::open(&[]);
-    let tls = Arc::new(ServerTls { clients: Clients::Nobody, ..ServerTls::default() });
-    site.gate.gateway.routing.table.store(Arc::new(two_listeners(tls, echo().await)));
+    site.gate.gateway.routing.table.store(Arc::new(two_listeners(asking(&site), echo().await)));
     let refused = soon(site.dial("b.com")).await;
     assert!(matches!(refused, Err(quinn::ConnectionError::ConnectionClosed(_))), "{refused:?}");
     let mut visitor = site.visit("a.com").await;
     assert_eq!(soon(visitor.get("a.com", "/")).await.status, 200);
     assert_eq!(soon(visitor.get("b.com", "/")).await.status, 421);
+    assert_eq!(soon(alternative(&site, "a.com")).await.as_deref(), Some("h3=\":80\"; ma=86400"));
+    assert_eq!(soon(alternative(&site, "b.com")).await, None);
 }
 
 #[tokio::test]
@@ -142,36 +146,27 @@ async fn connect_to_anything_is_not_served() {
     assert_eq!((told.status, text(&told)), (501, "CONNECT is not served here\n"));
 }
 
-#[tokio::test]
-async fn clients_that_come_over_tcp_are_told_of_http3_where_it_is_served() {
-    let site = Site::open(&[]);
-    let tls = Arc::new(ServerTls { clients: Clients::Nobody, ..ServerTls::default() });
-    site.gate.gateway.routing.table.store(Arc::new(two_listeners(Arc::default(), echo().await)));
-    // HTTP/3 answers, so it is served.
-    site.visit("a.com").await;
-    let over_tcp = async |site: &Site, name: &'static str| {
-        let connector = TlsConnector::from(Arc::new(site.client_config(&["h2"])));
-        let name_of_host = rustls::pki_types::ServerName::try_from(name).unwrap();
-        let stream = connector.connect(name_of_host, site.gate.connect().await).await.unwrap();
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let request = Request::get(format!("https://{name}/")).body(Full::<Bytes>::default()).unwrap();
-        sender.send_request(request).await.unwrap()
-    };
-    let response = soon(over_tcp(&site, "b.com")).await;
-    assert_eq!(response.headers()["alt-svc"], "h3=\":80\"; ma=86400");
-    // Kept out of the handshake by the table only, which this version of TCP's does not look at.
-    site.gate.gateway.routing.table.store(Arc::new(two_listeners(tls, echo().await)));
-    let client = Client { address: site.udp, at: ListenAddress::shared(80), tls: listener_of(&site, "b.com") };
-    assert_eq!(site.gate.worker.http3.alternative(&client), None);
-    let client = Client { tls: listener_of(&site, "a.com"), ..client };
-    assert!(site.gate.worker.http3.alternative(&client).is_some());
-    assert_eq!(site.gate.worker.http3.alternative(&Client { at: ListenAddress::shared(81), ..client }), None);
+/// What a client that comes over TCP is told of other ways to `host`.
+async fn alternative(site: &Site, host: &'static str) -> Option<String> {
+    let connector = TlsConnector::from(Arc::new(site.client_config(&["h2"])));
+    let name = rustls::pki_types::ServerName::try_from(host).unwrap();
+    let stream = connector.connect(name, site.gate.connect().await).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(format!("https://{host}/")).body(Full::<Bytes>::default()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    response.headers().get("alt-svc").map(|value| value.to_str().unwrap().to_owned())
 }
 
-fn listener_of(site: &Site, name: &str) -> Option<Arc<crate::route::table::TlsListener>> {
-    match site.gate.gateway.routing.table.load().port(ListenAddress::shared(80)) {
-        Some(crate::route::table::Port::Tls(port)) => port.listener(Some(name)).cloned(),
-        _ => None,
-    }
+#[tokio::test]
+async fn clients_are_told_of_http3_while_it_is_served() {
+    let site = Site::open(&[("a.com", to_address(echo().await))]);
+    // It answers, so it is served.
+    site.visit("a.com").await;
+    assert!(soon(alternative(&site, "a.com")).await.is_some());
+    let without = Gate::open_with(&[("a.com", to_address(echo().await))], Scheme::Https, &["127.0.0.0/8"]);
+    without.gateway.tls.store(site.gate.gateway.tls.load_full());
+    let without = Site { gate: without, ..site };
+    assert_eq!(soon(alternative(&without, "a.com")).await, None);
 }
