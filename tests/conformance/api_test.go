@@ -48,7 +48,9 @@ func (c checker) theWay(t *testing.T) {
 		must(t, c.machine.client.Create(t.Context(), each), "creating what leads to the pod")
 		t.Cleanup(func() { must(t, c.machine.client.Delete(context.Background(), each), "deleting it") })
 	}
-	address := net.JoinHostPort(lab.GatewayAddress.String(), "80")
+	parent := kubernetes.NewGatewayRef(client.ObjectKey{Namespace: infra, Name: "same-namespace"})
+	address, err := kubernetes.WaitForGatewayAddress(t, c.machine.client, c.limits, parent)
+	must(t, err, "the Gateway's address")
 	expected := http.ExpectedResponse{Request: http.Request{Path: "/way"}, Backend: "infra-backend-v2", Namespace: infra}
 	tripper := &roundtripper.DefaultRoundTripper{TimeoutConfig: c.limits}
 	http.MakeRequestAndExpectEventuallyConsistentResponse(t, tripper, c.limits, address, expected)

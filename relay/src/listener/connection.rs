@@ -27,6 +27,7 @@ use super::{
     Worker,
     handshake::{self, Opened},
     http3::alternative::advertise,
+    proxied,
     watch::{InFlight, Overdue, TICK, Watch, Watched},
 };
 use crate::{
@@ -39,20 +40,41 @@ use crate::{
     route::table::Port,
 };
 
-/// How long a TLS handshake may take.
+/// How long a TLS handshake may take, and before it a PROXY header.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Serves `stream` until the client is done, a limit is exceeded, or the worker is cut.
 pub(super) async fn serve(
     worker: Arc<Worker>,
-    stream: TcpStream,
-    client: Client,
+    mut stream: TcpStream,
+    mut client: Client,
     room: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(src = %client.address, %error, "connection");
         return;
+    }
+    let from_proxies = worker.gateway.routing.table.load().from_proxies(client.at);
+    if let Some(from) = from_proxies {
+        let read = tokio::select! {
+            () = worker.cut.cancelled() => return,
+            read = timeout(HANDSHAKE, proxied::read(&mut stream, from)) => read,
+        };
+        match read {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(addresses))) => {
+                (client.address, client.local) = (addresses.source(), addresses.destination());
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(src = %client.address, port = client.at.port, %error, "connection");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(src = %client.address, port = client.at.port, reason = "too slow", "PROXY header");
+                return;
+            }
+        }
     }
     let rule = match worker.gateway.routing.table.load().port(client.at) {
         None => return,
@@ -108,7 +130,7 @@ where
 {
     let watch = Watch::new(clock::instant());
     let stream = Watched { stream, watch: watch.clone(), _room: room };
-    let alternative = worker.http3.alternative(&client);
+    let alternative = worker.http3.alternative(&worker.gateway.routing.table.load(), &client);
     let service = service_fn(|mut request: Request<Incoming>| {
         if request.method() == Method::CONNECT {
             // Over HTTP/2 an upgraded stream outlives its answer, and the connection is not idle for as long.

@@ -13,10 +13,13 @@ use super::{
     Worker,
     tls::{Carries, TlsError},
 };
-use crate::route::{
-    table::{ListenAddress, Port, TlsListener, TlsServes},
-    target::Rule,
-    tls::ServerTls,
+use crate::{
+    proxy::stream::reset,
+    route::{
+        table::{ListenAddress, Port, TlsListener, TlsServes},
+        target::Rule,
+        tls::ServerTls,
+    },
 };
 
 /// The longest ClientHello in bytes, with what comes right behind it.
@@ -37,7 +40,7 @@ pub(super) enum Opened {
     },
 }
 
-/// Why there is none. Where TLS allows it, the client was told by an alert.
+/// Why there is none. The client was told by an alert, but where streams are passed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HandshakeError {
     #[error("the connection broke")]
@@ -72,11 +75,14 @@ pub(super) async fn open(worker: &Worker, mut stream: TcpStream, at: ListenAddre
         Ok(hello) => hello,
         Err(error) => return refuse(stream, error).await,
     };
-    let listener = match worker.gateway.routing.table.load().port(at) {
-        Some(Port::Tls(port)) => port.listener(hello.name.as_deref()).cloned(),
-        _ => None,
+    let (listener, passes_streams) = match worker.gateway.routing.table.load().port(at) {
+        Some(Port::Tls(port)) => (port.listener(hello.name.as_deref()).cloned(), port.passes_streams()),
+        _ => (None, false),
     };
-    let Some(listener) = listener else { return refuse(stream, HandshakeError::NoListener(hello.name)).await };
+    let Some(listener) = listener else {
+        let error = HandshakeError::NoListener(hello.name);
+        return if passes_streams { hang_up(&stream, error) } else { refuse(stream, error).await };
+    };
     match &listener.serves {
         TlsServes::Http(tls) => {
             let stream = shake(worker, stream, hello, (tls, Carries::Http)).await?;
@@ -147,13 +153,21 @@ async fn refuse<T>(mut stream: TcpStream, error: HandshakeError) -> Result<T, Ha
     let alert = match &error {
         // These have been told already, or there is nobody to tell.
         HandshakeError::Io(_) | HandshakeError::Silent | HandshakeError::Garbage(_) => return Err(error),
+        HandshakeError::NoRule(_) => return hang_up(&stream, error),
         HandshakeError::TooLong => AlertDescription::DecodeError,
-        HandshakeError::NoListener(_) | HandshakeError::NoRule(_) => AlertDescription::UnrecognisedName,
+        HandshakeError::NoListener(_) => AlertDescription::UnrecognisedName,
         HandshakeError::Config(TlsError::Nobody | TlsError::Verifier(_)) => AlertDescription::AccessDenied,
         HandshakeError::Config(_) => AlertDescription::InternalError,
     };
     // A record of two bytes: alert, TLS 1.2 as every version says there; fatal.
     stream.write_all(&[21, 3, 3, 0, 2, 2, alert.into()]).await?;
     stream.shutdown().await?;
+    Err(error)
+}
+
+/// Hangs up without a word where streams are passed: TLS is the backend's there, and for a name without backend nobody
+/// speaks it. The Gateway API's suite takes an alert for an answer (`TLSRouteHostnameIntersection`).
+fn hang_up<T>(stream: &TcpStream, error: HandshakeError) -> Result<T, HandshakeError> {
+    reset(stream);
     Err(error)
 }

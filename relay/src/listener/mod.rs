@@ -16,6 +16,7 @@ mod connection;
 mod datagrams;
 mod handshake;
 mod http3;
+mod proxied;
 pub mod tls;
 mod watch;
 
@@ -157,7 +158,8 @@ impl Worker {
             };
             match accepted {
                 Ok((room, stream, address)) => {
-                    let client = Client { address, at, tls: None };
+                    let local = stream.local_addr().unwrap_or(address);
+                    let client = Client { address, local, at, tls: None };
                     let connection = connection::serve(self.clone(), stream, client, room, stop.clone());
                     self.tasks.spawn(connection);
                 }

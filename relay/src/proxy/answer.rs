@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{body::ResponseBody, may_dial::Denied, request::Refusal};
+use super::{body::ResponseBody, may_dial::Denied, request::Refusal, upstream_tls::TlsFault};
 use crate::tunnel::DialError;
 
 /// What a client understands an answer in.
@@ -52,6 +52,8 @@ pub enum Failure {
     Connect { source: io::Error },
     #[error("the backend did not accept a connection in time")]
     ConnectTimedOut,
+    #[error("the backend {0}")]
+    Tls(#[from] TlsFault),
     #[error("the backend {}", describe(source))]
     Exchange { source: hyper::Error },
     #[error("the backend did not answer in time")]
@@ -106,6 +108,7 @@ impl Failure {
             | Self::Denied(_)
             | Self::Unknown { .. }
             | Self::Connect { .. }
+            | Self::Tls(_)
             | Self::Exchange { .. }
             | Self::Framing
             | Self::UnaskedUpgrade
@@ -128,6 +131,7 @@ impl Failure {
                 | Self::Unknown { .. }
                 | Self::Connect { .. }
                 | Self::ConnectTimedOut
+                | Self::Tls(_)
                 | Self::Exchange { .. }
         )
     }

@@ -129,6 +129,7 @@ impl Exchange<'_> {
         if upgrades && upstream.protocol == crate::route::target::Protocol::Http2 {
             return Err(Failure::UpgradeUnsupported);
         }
+        let upstream = &upstream.on_behalf_of(self.client.address, self.client.local);
         let replay = bodiless && sent.parts.method.is_idempotent();
         let request = self.request(sent, upstream, body, bodiless, upgrades)?;
         let deadline = self.rule.timeouts.backend_request.map(|limit| clock::instant() + limit);
@@ -161,7 +162,8 @@ impl Exchange<'_> {
             // A mirror that leads nowhere says so in the route's status.
             let Ok(upstream) = one.backend.endpoint(rand::random()) else { continue };
             if let Ok(request) = self.request(sent, upstream, body.copy(), bodiless, false) {
-                self.proxy.mirrors.send(upstream.clone(), self.client.address, request);
+                let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
+                self.proxy.mirrors.send(upstream, self.client.address, request);
             }
         }
     }

@@ -6,7 +6,7 @@
 pub mod answer;
 pub mod body;
 pub mod datagrams;
-mod dial;
+pub mod dial;
 mod exchange;
 mod filters;
 mod headers;
@@ -18,6 +18,7 @@ mod request;
 pub mod stream;
 mod upgrade;
 pub mod upstream;
+pub mod upstream_tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -35,6 +36,7 @@ use self::{
     request::Asked,
     upgrade::Upgrade,
     upstream::{Pool, Reply},
+    upstream_tls::ClientConfigs,
 };
 use crate::{
     clock,
@@ -54,13 +56,15 @@ pub struct Routing {
     pub table: ArcSwap<Table>,
     pub dial_policy: ArcSwap<DialPolicy>,
     pub tunnels: Tunnels,
+    client_configs: ClientConfigs,
 }
 
 impl Routing {
     /// An empty table: everything is answered 404.
     #[must_use]
     pub fn new(tunnels: Tunnels, dial_policy: DialPolicy) -> Self {
-        Self { table: ArcSwap::default(), dial_policy: ArcSwap::from_pointee(dial_policy), tunnels }
+        let client_configs = ClientConfigs::default();
+        Self { table: ArcSwap::default(), dial_policy: ArcSwap::from_pointee(dial_policy), tunnels, client_configs }
     }
 }
 
@@ -68,6 +72,8 @@ impl Routing {
 #[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
+    /// The address that they connected to.
+    pub local: SocketAddr,
     /// Where they came in.
     pub at: ListenAddress,
     /// What the handshake selected; none in the clear.

@@ -92,7 +92,7 @@ pub async fn pass<S: Carrier>(
         }
     };
     keep_alive(client.socket());
-    if let Transport::Socket(socket) = &backend {
+    if let Some(socket) = backend.socket() {
         keep_alive(socket);
     }
     let ended = tokio::select! {
@@ -102,7 +102,7 @@ pub async fn pass<S: Carrier>(
     if let Err(error) = ended {
         record.error = Some(error.to_string());
         reset(client.socket());
-        if let Transport::Socket(socket) = &backend {
+        if let Some(socket) = backend.socket() {
             reset(socket);
         }
     }
@@ -114,7 +114,7 @@ async fn open(routing: &Routing, rule: &Arc<Rule>, who: &Client, record: &mut Re
         rule.backend(rand::random()).ok_or_else(|| nowhere(500, "the route has no backend to send connections to"))?;
     record.backend = Some(backend.name.clone());
     let upstream = backend.endpoint(rand::random()).map_err(|answer| nowhere(answer.status, &answer.text))?;
-    dial(routing, upstream, who.address).await
+    dial(routing, &upstream.on_behalf_of(who.address, who.local), who.address).await
 }
 
 /// Copies both ways. The end of one direction is passed on, and the other goes on without it.

@@ -79,6 +79,8 @@ impl Cors {
         answer.extend(methods.map(|methods| (header::ACCESS_CONTROL_ALLOW_METHODS, methods)));
         answer.extend(headers.map(|headers| (header::ACCESS_CONTROL_ALLOW_HEADERS, headers)));
         answer.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.into());
+        // Fetch reads it from the answer to the request itself only; upstream's suite wants it here, too.
+        self.expose(&mut answer);
         answer
     }
 
@@ -95,6 +97,10 @@ impl Cors {
         let Some(origin) = self.origin(origin) else { return };
         answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         self.allow_credentials(answer);
+        self.expose(answer);
+    }
+
+    fn expose(&self, answer: &mut HeaderMap) {
         let expose = match &self.expose {
             // With credentials browsers would take `*` for a name.
             Listed::All => (!self.credentials).then(|| HeaderValue::from_static("*")),

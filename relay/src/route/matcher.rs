@@ -212,6 +212,10 @@ impl Matcher {
             && self.query_params.iter().all(|(name, value)| query_param_fits(head.query, name, value))
     }
 
+    pub(super) fn path(&self) -> &PathMatcher {
+        &self.path
+    }
+
     pub(super) fn path_kind(&self) -> PathKind {
         self.path.kind()
     }

@@ -9,6 +9,7 @@ pub mod cors;
 pub mod filter;
 pub mod host;
 pub mod matcher;
+mod paths;
 pub mod rank;
 pub mod table;
 pub mod target;

@@ -16,14 +16,24 @@ use super::{
 const AT: ListenAddress = ListenAddress { address: None, port: 80 };
 const HOSTS: &[&str] = &["a.com", "x.a.com", "y.x.a.com", "b.org"];
 const PATTERNS: &[&str] = &["", "a.com", "x.a.com", "*.a.com", "*.x.a.com", "*.com"];
-const PATHS: &[&str] = &["/", "/a", "/a/b", "/ab", "/a/b/"];
+const PATHS: &[&str] = &["/", "/a", "/a/b", "/ab", "/a/b/", "/a/b/c"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Exact,
+    Prefix,
+    /// Everything that begins with the path.
+    Expression,
+    /// The method `b` of any gRPC service.
+    Method,
+}
 
 #[derive(Debug, Clone)]
 struct Written {
     project: u8,
     listener: usize,
     host: usize,
-    exact: bool,
+    form: Form,
     path: usize,
     method: bool,
     header: bool,
@@ -33,12 +43,13 @@ struct Written {
 
 fn written() -> impl Strategy<Value = Written> {
     let path = prop_oneof![Just(0_usize), 0..PATHS.len()];
-    (0..2_u8, 0..PATTERNS.len(), 0..PATTERNS.len(), any::<bool>(), path, any::<[bool; 3]>(), 0..3_i64).prop_map(
-        |(project, listener, host, exact, path, [method, header, query], created)| Written {
+    let form = prop_oneof![Just(Form::Exact), Just(Form::Prefix), Just(Form::Expression), Just(Form::Method)];
+    (0..2_u8, 0..PATTERNS.len(), 0..PATTERNS.len(), form, path, any::<[bool; 3]>(), 0..3_i64).prop_map(
+        |(project, listener, host, form, path, [method, header, query], created)| Written {
             project,
             listener,
             host,
-            exact,
+            form,
             path,
             method,
             header,
@@ -64,7 +75,12 @@ impl Written {
 
     fn matcher(&self) -> Matcher {
         let path = PATHS[self.path];
-        let path = if self.exact { PathMatcher::exact(path) } else { PathMatcher::prefix(path) };
+        let path = match self.form {
+            Form::Exact => PathMatcher::exact(path),
+            Form::Prefix => PathMatcher::prefix(path),
+            Form::Expression => PathMatcher::regular_expression(&format!("{path}.*")),
+            Form::Method => Ok(PathMatcher::method("b")),
+        };
         let mut matcher = Matcher::new(path.unwrap());
         if self.method {
             matcher = matcher.method("GET").unwrap();
@@ -82,10 +98,11 @@ impl Written {
     fn fits(&self, head: &Head<'_>) -> bool {
         let wanted = PATHS[self.path];
         let trimmed = wanted.trim_end_matches('/');
-        let path = if self.exact {
-            head.path == wanted
-        } else {
-            head.path == trimmed || head.path.starts_with(&format!("{trimmed}/"))
+        let path = match self.form {
+            Form::Exact => head.path == wanted,
+            Form::Prefix => head.path == trimmed || head.path.starts_with(&format!("{trimmed}/")),
+            Form::Expression => head.path.starts_with(wanted),
+            Form::Method => head.path.split('/').count() == 3 && head.path.ends_with("/b"),
         };
         path && (!self.method || head.method == Method::GET)
             && (!self.header || head.headers.get("h").is_some_and(|value| value == "1"))
@@ -94,8 +111,14 @@ impl Written {
 
     /// Sorts as the Gateway API says, smallest first.
     fn key(&self, index: usize) -> impl Ord {
-        let characters = if self.exact { PATHS[self.path].len() } else { PATHS[self.path].trim_end_matches('/').len() };
-        (!self.exact, usize::MAX - characters, !self.method, !self.header, !self.query, self.created, index)
+        let (kind, characters) = match self.form {
+            Form::Exact => (0, PATHS[self.path].len()),
+            Form::Expression => (1, PATHS[self.path].len() + 2),
+            Form::Prefix => (2, PATHS[self.path].trim_end_matches('/').len()),
+            Form::Method => (2, 0),
+        };
+        let method = self.method || self.form == Form::Method;
+        (kind, usize::MAX - characters, !method, !self.header, !self.query, self.created, index)
     }
 }
 

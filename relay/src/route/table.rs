@@ -11,6 +11,7 @@ use underpass_shared::identity::ProjectName;
 use super::{
     host::{HostMap, HostPattern},
     matcher::{Head, Matcher},
+    paths::{Entry, Paths},
     rank::Rank,
     target::Rule,
     tls::ServerTls,
@@ -54,6 +55,15 @@ pub enum Speaks {
 pub struct Table {
     ports: BTreeMap<ListenAddress, Port>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
+    from_proxies: BTreeMap<ListenAddress, FromProxies>,
+}
+
+/// Whether connections begin by saying for whom they are (PROXY protocol).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FromProxies {
+    /// Those that do not are closed.
+    Always,
+    OrNot,
 }
 
 /// A TCP port.
@@ -69,8 +79,8 @@ pub enum Port {
 #[derive(Debug, Default)]
 pub struct Http {
     owners: HostMap<ProjectName>,
-    /// Listeners by project; each listener's rules by the hostname they serve, best rule first.
-    projects: BTreeMap<ProjectName, HostMap<HostMap<Vec<Entry>>>>,
+    /// Listeners by project; each listener's rules by the hostname they serve.
+    projects: BTreeMap<ProjectName, HostMap<HostMap<Paths>>>,
 }
 
 /// The TLS listeners of one listen address.
@@ -81,6 +91,7 @@ pub struct Tls {
     /// Of all projects, for names that nobody owns: the first that was built has a hostname.
     all: HostMap<Arc<TlsListener>>,
     https: Http,
+    passes_streams: bool,
 }
 
 /// What a handshake's name selects.
@@ -98,13 +109,6 @@ pub enum TlsServes {
     Http(Arc<ServerTls>),
     /// Bytes, to the rule that serves the name: after TLS ended here, or as they are when `tls` is `None`.
     Stream { tls: Option<Arc<ServerTls>>, rules: HostMap<Arc<Rule>> },
-}
-
-#[derive(Debug)]
-struct Entry {
-    rank: Rank,
-    matcher: Matcher,
-    rule: Arc<Rule>,
 }
 
 /// The rule that serves a request.
@@ -137,10 +141,16 @@ impl Table {
         self.datagrams.get(&at)?.as_ref()
     }
 
+    /// Whether connections to `at` begin with a PROXY header; `None` when such a header would be the client's.
+    #[must_use]
+    pub fn from_proxies(&self, at: ListenAddress) -> Option<FromProxies> {
+        self.from_proxies.get(&at).copied()
+    }
+
     /// Chooses the rule that serves `head`, which came in the clear, or over TLS after a handshake for `tls`.
     ///
     /// Order is the Gateway API's, on `HTTPRouteRule.matches`: hostname, exact before longest wildcard; then [`Rank`].
-    /// Runs in O(rules of the host), allocates nothing itself.
+    /// Runs in O(labels of the host + rules of its path + lengths of its prefixes), allocates nothing itself.
     ///
     /// # Errors
     /// [`Miss`] says what is unknown.
@@ -176,10 +186,10 @@ impl Http {
         let listeners = self.projects.get(project).ok_or(Miss::Host)?;
         let hosts = listeners.covering(head.host).next().ok_or(Miss::Host)?;
         let mut miss = Miss::Host;
-        for entries in hosts.covering(head.host) {
+        for paths in hosts.covering(head.host) {
             miss = Miss::Rule;
-            if let Some(entry) = entries.iter().find(|entry| entry.matcher.fits(head)) {
-                return Ok(Selection { rule: &entry.rule });
+            if let Some(rule) = paths.select(head) {
+                return Ok(Selection { rule });
             }
         }
         Err(miss)
@@ -196,6 +206,12 @@ impl Tls {
             Some(listeners) => listeners.covering(name).next(),
             None => self.all.covering(name).next(),
         }
+    }
+
+    /// Whether one of the listeners passes bytes on instead of serving HTTP.
+    #[must_use]
+    pub fn passes_streams(&self) -> bool {
+        self.passes_streams
     }
 
     fn select(&self, head: &Head<'_>, tls: &TlsListener) -> Result<Selection<'_>, Miss> {
@@ -215,6 +231,7 @@ impl Tls {
 pub struct TableBuilder {
     ports: BTreeMap<ListenAddress, PortBuilder>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
+    from_proxies: BTreeMap<ListenAddress, FromProxies>,
 }
 
 /// Listeners by project and hostname; what each serves by the hostname of the route.
@@ -302,6 +319,11 @@ impl TableBuilder {
         *datagrams = datagrams.take().or(rule);
     }
 
+    /// Takes the addresses of the clients that come to `at` from what their proxies say; the first word stays.
+    pub fn from_proxies(&mut self, at: ListenAddress, from: FromProxies) {
+        self.from_proxies.entry(at).or_insert(from);
+    }
+
     /// Makes `project` the owner of `host` at `at`; the first owner stays.
     pub fn owner(&mut self, at: ListenAddress, host: &HostPattern, project: &ProjectName) {
         if let Some(port) = self.ports.get_mut(&at) {
@@ -341,18 +363,16 @@ impl TableBuilder {
     #[must_use]
     pub fn build(self) -> Table {
         let ports = self.ports.into_iter().map(|(at, port)| (at, port.build())).collect();
-        Table { ports, datagrams: self.datagrams }
+        Table { ports, datagrams: self.datagrams, from_proxies: self.from_proxies }
     }
 }
 
 impl PortBuilder {
     fn build(self) -> Port {
-        let mut projects: BTreeMap<ProjectName, BTreeMap<HostPattern, HostMap<Vec<Entry>>>> = BTreeMap::new();
-        for ((project, hostname), mut hosts) in self.http {
-            for entries in hosts.values_mut() {
-                entries.sort_by(|a, b| a.rank.cmp(&b.rank));
-            }
-            projects.entry(project).or_default().insert(hostname, hosts.into());
+        let mut projects: BTreeMap<ProjectName, BTreeMap<HostPattern, HostMap<Paths>>> = BTreeMap::new();
+        for ((project, hostname), hosts) in self.http {
+            let hosts = hosts.into_iter().map(|(host, entries)| (host, Paths::new(entries))).collect();
+            projects.entry(project).or_default().insert(hostname, hosts);
         }
         let projects = projects.into_iter().map(|(project, listeners)| (project, listeners.into())).collect();
         let owners: HostMap<ProjectName> = self.owners.into();
@@ -360,6 +380,7 @@ impl PortBuilder {
             Speaks::Tcp | Speaks::Udp => Port::Stream(self.stream),
             Speaks::Http => Port::Http(Http { owners, projects }),
             Speaks::Tls => {
+                let passes_streams = self.tls.iter().any(|tls| tls.rules.is_some());
                 let (mut of_project, mut all) = (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::new());
                 for tls in self.tls {
                     let (project, hostname) = (tls.project.clone(), tls.hostname.clone());
@@ -369,7 +390,8 @@ impl PortBuilder {
                 }
                 let of_project = of_project.into_iter().map(|(project, listeners)| (project, listeners.into()));
                 let https = Http { owners: HostMap::default(), projects };
-                Port::Tls(Box::new(Tls { owners, projects: of_project.collect(), all: all.into(), https }))
+                let projects = of_project.collect();
+                Port::Tls(Box::new(Tls { owners, projects, all: all.into(), https, passes_streams }))
             }
         }
     }

@@ -7,9 +7,12 @@ use underpass_shared::identity::{NodeName, ProjectName};
 use super::{
     balance,
     filter::{Filters, Retry, Timeouts},
-    tls::UpstreamTls,
+    tls::{Certified, UpstreamTls},
 };
-use crate::tunnel::FlowTarget;
+use crate::{
+    proxy_protocol::{Addresses, Header, Version, encode},
+    tunnel::FlowTarget,
+};
 
 /// One place that serves requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +55,16 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// In the clear without it.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// What each connection begins with, to say for whom it is.
+    pub announces: Option<Announces>,
+}
+
+/// Backends are told who the client is by the PROXY protocol, so that a connection serves one client only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Announces {
+    pub version: Version,
+    /// The client, and where it connected to; unknown until there is a client.
+    pub of: Option<Addresses>,
 }
 
 impl Upstream {
@@ -59,7 +72,27 @@ impl Upstream {
     #[must_use]
     pub fn node(project: &ProjectName, node: &NodeName, port: u16, protocol: Protocol) -> Self {
         let target = FlowTarget { project: project.clone(), node: node.clone(), agent: None, port };
-        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None }
+        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None, announces: None }
+    }
+
+    /// The same upstream for a connection that `client` made to `local`: another one where clients are announced.
+    #[must_use]
+    pub fn on_behalf_of(self: &Arc<Self>, client: SocketAddr, local: SocketAddr) -> Arc<Self> {
+        match self.announces {
+            None => self.clone(),
+            Some(Announces { version, .. }) => {
+                let announces = Some(Announces { version, of: Addresses::new(client, local) });
+                Arc::new(Self { announces, ..Self::clone(self) })
+            }
+        }
+    }
+}
+
+impl Announces {
+    /// As bytes.
+    #[must_use]
+    pub fn header(&self) -> Vec<u8> {
+        encode(self.version, &self.of.map_or(Header::Local, Header::Proxied))
     }
 }
 
@@ -127,9 +160,45 @@ impl Rule {
     pub fn backend(&self, seed: u64) -> Option<&Backend> {
         balance::weighted(self.backends.iter().map(|backend| backend.weight), seed).map(|index| &self.backends[index])
     }
+
+    /// The same rule, with `identity` for every backend over TLS that asks who the relay is, mirrors included (Gateway
+    /// API, `Gateway.spec.tls.backend.clientCertificateRef`).
+    #[must_use]
+    pub fn with_identity(&self, identity: &Arc<Certified>) -> Self {
+        let mut rule = self.clone();
+        rule.filters.mirrors.iter_mut().for_each(|mirror| mirror.backend.present(identity));
+        for backend in &mut rule.backends {
+            backend.present(identity);
+            backend.filters.mirrors.iter_mut().for_each(|mirror| mirror.backend.present(identity));
+        }
+        rule
+    }
+
+    /// The same rule for bytes that the client has encrypted itself: backends get them as they are.
+    #[must_use]
+    pub fn in_the_clear(&self) -> Self {
+        let mut rule = self.clone();
+        for backend in &mut rule.backends {
+            let Target::Upstreams(upstreams) = &mut backend.target else { continue };
+            for upstream in upstreams.iter_mut().filter(|upstream| upstream.tls.is_some()) {
+                *upstream = Arc::new(Upstream { tls: None, ..Upstream::clone(upstream) });
+            }
+        }
+        rule
+    }
 }
 
 impl Backend {
+    fn present(&mut self, identity: &Arc<Certified>) {
+        let Target::Upstreams(upstreams) = &mut self.target else { return };
+        for upstream in upstreams {
+            if let Some(tls) = &upstream.tls {
+                let tls = Arc::new(UpstreamTls { identity: Some(identity.clone()), ..UpstreamTls::clone(tls) });
+                *upstream = Arc::new(Upstream { tls: Some(tls), ..Upstream::clone(upstream) });
+            }
+        }
+    }
+
     /// Chooses one of the endpoints by the uniformly random `seed`.
     ///
     /// # Errors
@@ -147,6 +216,10 @@ impl Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::{
+        filter::Mirror,
+        tls::{KeyForm, Roots},
+    };
 
     fn backend(name: &str, weight: u32, target: Target) -> Backend {
         Backend { name: name.into(), weight, target, filters: Filters::default() }
@@ -154,7 +227,13 @@ mod tests {
 
     fn upstream(port: u16) -> Arc<Upstream> {
         let endpoint = Endpoint::Address(SocketAddr::from(([192, 0, 2, 1], port)));
-        Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None })
+        Arc::new(Upstream {
+            project: ProjectName::default(),
+            endpoint,
+            protocol: Protocol::Http1,
+            tls: None,
+            announces: None,
+        })
     }
 
     fn rule(backends: Vec<Backend>) -> Rule {
@@ -176,6 +255,35 @@ mod tests {
         let seeds = (0..1000_u64).map(|step| step * (u64::MAX / 1000));
         let refused = seeds.filter(|&seed| rule.backend(seed).unwrap().endpoint(seed) == Err(answer.clone())).count();
         assert!((499..=501).contains(&refused), "{refused}");
+    }
+
+    #[test]
+    fn an_identity_is_for_all_backends_over_tls_and_their_mirrors() {
+        let secure = |name: &str| {
+            let tls = UpstreamTls { server_name: name.into(), roots: Roots::System, names: Vec::new(), identity: None };
+            let secure = Upstream { tls: Some(Arc::new(tls)), ..Upstream::clone(&upstream(1)) };
+            backend(name, 1, Target::Upstreams(vec![Arc::new(secure), upstream(2)]))
+        };
+        let mirrored = |name: &str, to: &str| {
+            let mut backend = secure(name);
+            backend.filters.mirrors.push(Mirror { backend: secure(to), numerator: 1, denominator: 1 });
+            backend
+        };
+        let mut all = rule(vec![mirrored("a", "b"), secure("c")]);
+        all.filters.mirrors.push(Mirror { backend: secure("d"), numerator: 1, denominator: 1 });
+        let identity = Arc::new(Certified { chain: Vec::new(), key: [1].into(), form: KeyForm::Pkcs8 });
+        let changed = all.with_identity(&identity);
+        let [a, c] = &changed.backends[..] else { panic!("{changed:?}") };
+        for backend in [a, &a.filters.mirrors[0].backend, c, &changed.filters.mirrors[0].backend] {
+            let Target::Upstreams(upstreams) = &backend.target else { panic!("{backend:?}") };
+            let tls = upstreams[0].tls.as_ref().unwrap();
+            assert_eq!((&*tls.server_name, &tls.identity), (&*backend.name, &Some(identity.clone())));
+            assert_eq!(upstreams[1], upstream(2), "in the clear as it was");
+        }
+        for backend in &changed.in_the_clear().backends {
+            let Target::Upstreams(upstreams) = &backend.target else { panic!("{backend:?}") };
+            assert!(upstreams.iter().all(|upstream| upstream.tls.is_none()));
+        }
     }
 
     #[test]

@@ -2,7 +2,11 @@
 //!
 //! Compared and hashed by content, so that a configuration, with its sessions, outlives the tables that ask for it.
 
-use std::{fmt, hash::Hash, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use rustls::pki_types::CertificateDer;
 
@@ -61,7 +65,7 @@ pub enum Clients {
 }
 
 /// How a backend is spoken to over TLS (Gateway API, `BackendTLSPolicy`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UpstreamTls {
     /// What SNI says; also the name that is verified unless `names` says otherwise.
     pub server_name: Box<str>,
@@ -72,7 +76,24 @@ pub struct UpstreamTls {
     pub identity: Option<Arc<Certified>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The hash is taken with every request, so that of a certificate it reads only the end, which is its signature.
+impl Hash for UpstreamTls {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut ends = |certificates: &[CertificateBytes]| {
+            certificates.len().hash(state);
+            certificates.iter().for_each(|der| der.last_chunk::<8>().hash(state));
+        };
+        if let Roots::These(certificates) = &self.roots {
+            ends(certificates);
+        }
+        if let Some(identity) = &self.identity {
+            ends(&identity.chain);
+        }
+        (&self.server_name, &self.names).hash(state);
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Roots {
     /// Those of the host.
     System,

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use underpass_shared::resource::gateway::{Gateway, GatewayAddress, GatewaySpecAddress};
 
-use super::{Settings, gateways::Trouble};
+use super::{Settings, listeners::Trouble};
 
 /// The addresses of a pool that are looked at to find a free one.
 const TRIES_MAX: u32 = 4096;
@@ -40,7 +40,7 @@ pub(super) fn assign<'a>(gateways: impl Iterator<Item = &'a Gateway>, settings: 
         }
     }
     for (index, gateway) in gateways.iter().enumerate() {
-        let addresses = assigned.entry(index).or_insert_with(any);
+        let addresses = assigned.entry(index).or_insert_with(Addresses::none);
         if addresses.listen.is_empty() && addresses.trouble.is_none() {
             *addresses = own(gateway, settings, &mut taken);
         }
@@ -48,8 +48,11 @@ pub(super) fn assign<'a>(gateways: impl Iterator<Item = &'a Gateway>, settings: 
     assigned.into_values().collect()
 }
 
-fn any() -> Addresses {
-    Addresses { listen: Vec::new(), shown: Vec::new(), trouble: None }
+impl Addresses {
+    /// Nothing is known yet.
+    pub(super) fn none() -> Self {
+        Self { listen: Vec::new(), shown: Vec::new(), trouble: None }
+    }
 }
 
 fn own(gateway: &Gateway, settings: &Settings, taken: &mut BTreeSet<IpAddr>) -> Addresses {
@@ -65,19 +68,19 @@ fn own(gateway: &Gateway, settings: &Settings, taken: &mut BTreeSet<IpAddr>) -> 
         }
         None => {
             let trouble = Trouble::new("AddressNotAssigned", format!("no address of the pool {pool} is free"));
-            Addresses { trouble: Some(trouble), ..any() }
+            Addresses { trouble: Some(trouble), ..Addresses::none() }
         }
     }
 }
 
 /// Nothing at all when the Gateway only asks for some address.
 fn asked(written: &[GatewaySpecAddress], settings: &Settings, taken: &mut BTreeSet<IpAddr>) -> Addresses {
-    let mut found = any();
+    let mut found = Addresses::none();
     for address in written {
         let kind = address.kind.as_deref().unwrap_or("IPAddress");
         if kind != "IPAddress" {
             let message = format!("addresses of type {kind} are not supported: use IPAddress");
-            return Addresses { trouble: Some(Trouble::new("UnsupportedAddress", message)), ..any() };
+            return Addresses { trouble: Some(Trouble::new("UnsupportedAddress", message)), ..Addresses::none() };
         }
         let Some(value) = address.value.as_deref().filter(|value| !value.is_empty()) else { continue };
         let ip: Option<IpAddr> = value.parse().ok();
@@ -89,7 +92,7 @@ fn asked(written: &[GatewaySpecAddress], settings: &Settings, taken: &mut BTreeS
             }
             _ => {
                 let message = format!("{value} is not an address of this relay, or another Gateway has it");
-                return Addresses { trouble: Some(Trouble::new("AddressNotUsable", message)), ..any() };
+                return Addresses { trouble: Some(Trouble::new("AddressNotUsable", message)), ..Addresses::none() };
             }
         }
         found.shown.push(shown(value));
@@ -119,7 +122,7 @@ fn free(pool: IpNet, uid: &str, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
 }
 
 /// FNV-1a: the same in every build, which the standard library's hasher does not promise.
-fn fnv(text: &str) -> u32 {
+pub(super) fn fnv(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 

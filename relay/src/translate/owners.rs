@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use underpass_shared::identity::ProjectName;
 
-use super::{
-    gateways::{Placed, Trouble},
-    routes::Compiled,
+use super::{gateways::Placed, listeners::Trouble, routes::Compiled};
+use crate::route::{
+    host::HostPattern,
+    table::{ListenAddress, Speaks},
 };
-use crate::route::{host::HostPattern, table::ListenAddress};
 
 /// The owning project by listen address and hostname.
 pub type Owners = BTreeMap<(ListenAddress, HostPattern), ProjectName>;
@@ -25,7 +25,7 @@ type Claims<'a> = BTreeMap<(ListenAddress, HostPattern), BTreeSet<(i64, &'a Proj
 pub(super) fn settle(before: &Owners, gateways: &mut [Placed<'_>], routes: &mut [Compiled<'_>]) -> Owners {
     let owners = decide(before, &claims(gateways, routes));
     for gateway in &mut *gateways {
-        for placed in gateway.listeners.iter_mut().filter(|placed| placed.serves()) {
+        for placed in gateway.listeners.iter_mut().filter(|placed| placed.is_placed()) {
             let lost = gateway.addresses.listen.iter().any(|&address| {
                 let at = ListenAddress { address, port: placed.listener.port };
                 owners.get(&(at, placed.hostname.clone())).is_some_and(|owner| owner != gateway.project)
@@ -50,7 +50,7 @@ pub(super) fn settle(before: &Owners, gateways: &mut [Placed<'_>], routes: &mut 
 fn claims<'a>(gateways: &[Placed<'a>], routes: &[Compiled<'a>]) -> Claims<'a> {
     let mut claims: Claims<'a> = BTreeMap::new();
     for gateway in gateways {
-        for placed in gateway.listeners.iter().filter(|placed| placed.serves()) {
+        for placed in gateway.listeners.iter().filter(|placed| placed.is_placed()) {
             if placed.hostname != HostPattern::Any {
                 for &address in &gateway.addresses.listen {
                     let at = ListenAddress { address, port: placed.listener.port };
@@ -61,7 +61,11 @@ fn claims<'a>(gateways: &[Placed<'a>], routes: &[Compiled<'a>]) -> Claims<'a> {
         }
     }
     for route in routes {
-        for at in route.attachments().filter(|at| gateways[at.gateway].listeners[at.listener].serves()) {
+        // TCP and UDP ports have no hostnames to own: the older Gateway has the port.
+        for at in route.attachments().filter(|at| {
+            let placed = &gateways[at.gateway].listeners[at.listener];
+            placed.is_placed() && matches!(placed.serves.speaks(), Speaks::Http | Speaks::Tls)
+        }) {
             claims.entry((at.at, at.host.clone())).or_default().insert((route.created, route.project));
         }
     }

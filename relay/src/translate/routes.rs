@@ -1,6 +1,9 @@
-//! HTTPRoutes and GRPCRoutes: their rules compiled, their parents as they were found, and what their status says.
+//! Routes of all kinds: their rules compiled, their parents as they were found, and what their status says.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use underpass_shared::{
     identity::ProjectName,
@@ -14,6 +17,7 @@ use underpass_shared::{
         },
         kind::Kind,
         metadata::Metadata,
+        stream_route::StreamRoute,
     },
 };
 
@@ -40,13 +44,34 @@ pub(super) struct Compiled<'a> {
     pub kind: Kind,
     pub metadata: &'a Metadata,
     pub parent_refs: &'a [ParentReference],
+    pub body: Arc<Body>,
+    /// One per declared parent that is ours.
+    pub parents: Vec<Parent<'a>>,
+}
+
+/// What does not depend on where a route is attached: it is kept while the route and its targets stay as they are.
+#[derive(Debug, Default)]
+pub(super) struct Body {
     /// What the route says it serves; never empty, unless every hostname was unreadable.
     pub hostnames: Vec<HostPattern>,
     pub rules: Vec<CompiledRule>,
-    /// One per declared parent that is ours.
-    pub parents: Vec<Parent<'a>>,
     problems: Vec<String>,
     unresolved: Vec<Unresolved>,
+}
+
+/// The bodies of the last translation, by project, kind and place.
+#[derive(Debug, Default)]
+pub(super) struct Bodies(BTreeMap<ProjectName, BodiesByPlace>);
+
+type BodiesByPlace = BTreeMap<(Kind, Box<str>, Box<str>), Kept>;
+
+/// A body, and what it was made of: the route's uid and generation, and the version of its possible targets.
+#[derive(Debug)]
+struct Kept {
+    uid: Option<String>,
+    generation: Option<i64>,
+    targets: u64,
+    body: Arc<Body>,
 }
 
 #[derive(Debug)]
@@ -83,58 +108,121 @@ pub(super) struct Attached {
     pub owned: bool,
 }
 
-/// All routes, compiled; their parents are still to be found.
-pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &'a Settings) -> Vec<Compiled<'a>> {
+/// All routes, compiled; their parents are still to be found. Takes from `bodies` what is still right, and leaves there
+/// what the next translation may take.
+pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &'a Settings, bodies: &mut Bodies) -> Vec<Compiled<'a>> {
     let mut routes = Vec::new();
+    let mut before = std::mem::take(&mut bodies.0);
     for (project, objects) in &snapshot.projects {
-        let index = backends::Index::new(project, objects, settings);
-        routes.extend(objects.routes.iter().map(|route| of_http(&index, route)));
-        routes.extend(objects.grpc_routes.iter().map(|route| of_grpc(&index, route)));
+        let before = before.remove(project).unwrap_or_default();
+        let mut compiler = Compiler {
+            index: backends::Index::new(project, objects, settings),
+            before,
+            kept: BTreeMap::new(),
+            routes: &mut routes,
+        };
+        for route in &objects.routes {
+            let (kind, parents) = (Kind::HttpRoute, &route.spec.parent_refs);
+            compiler.add(kind, &route.metadata, parents, |index| http_body(index, route));
+        }
+        for route in &objects.grpc_routes {
+            let (kind, parents) = (Kind::GrpcRoute, &route.spec.parent_refs);
+            compiler.add(kind, &route.metadata, parents, |index| grpc_body(index, route));
+        }
+        let streams = [
+            (Kind::TlsRoute, &objects.tls_routes),
+            (Kind::TcpRoute, &objects.tcp_routes),
+            (Kind::UdpRoute, &objects.udp_routes),
+        ];
+        for (kind, of_kind) in streams {
+            for route in of_kind {
+                let body = |index: &_| stream_body(index, kind, route);
+                compiler.add(kind, &route.metadata, &route.spec.parent_refs, body);
+            }
+        }
+        let kept = compiler.kept;
+        bodies.0.insert(project.clone(), kept);
     }
     routes.sort_by(|a, b| (a.created, a.project, &a.place, a.kind).cmp(&(b.created, b.project, &b.place, b.kind)));
     routes
 }
 
+struct Compiler<'a, 'r> {
+    index: backends::Index<'a>,
+    before: BodiesByPlace,
+    kept: BodiesByPlace,
+    routes: &'r mut Vec<Compiled<'a>>,
+}
+
+impl<'a> Compiler<'a, '_> {
+    fn add(
+        &mut self,
+        kind: Kind,
+        metadata: &'a Metadata,
+        parent_refs: &'a [ParentReference],
+        make: impl FnOnce(&backends::Index<'a>) -> Body,
+    ) {
+        let place = Place::of(metadata);
+        let key = (kind, place.namespace.into(), place.name.into());
+        let targets = self.index.objects.targets_version;
+        let is_right =
+            |kept: &Kept| kept.targets == targets && kept.generation == metadata.generation && kept.uid == metadata.uid;
+        let kept = self.before.remove(&key).filter(is_right).unwrap_or_else(|| Kept {
+            uid: metadata.uid.clone(),
+            generation: metadata.generation,
+            targets,
+            body: Arc::new(make(&self.index)),
+        });
+        let body = kept.body.clone();
+        self.kept.insert(key, kept);
+        let (project, created, parents) = (self.index.project, created(metadata), Vec::new());
+        self.routes.push(Compiled { project, place, created, kind, metadata, parent_refs, body, parents });
+    }
+}
+
 /// A rule ready to be chosen: by what, and the references of it that lead nowhere.
 type Ready = (Vec<Matcher>, Rule, Vec<Unresolved>);
 
-fn of_http<'a>(index: &backends::Index<'a>, route: &'a HttpRoute) -> Compiled<'a> {
-    let mut compiled = Compiled::new(index, Kind::HttpRoute, &route.metadata, &route.spec.parent_refs);
-    compiled.read_hostnames(&route.spec.hostnames);
-    let origin = Origin { index, kind: Kind::HttpRoute, namespace: compiled.place.namespace, answers: Answers::Http };
+fn http_body(index: &backends::Index<'_>, route: &HttpRoute) -> Body {
+    let mut body = Body::default();
+    body.read_hostnames(&route.spec.hostnames);
+    let namespace = Place::of(&route.metadata).namespace;
+    let origin = Origin { index, kind: Kind::HttpRoute, namespace, answers: Answers::Http };
     let default = [HttpRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    compiled.read_rules(index, written.iter().map(|rule| http_rule(&origin, rule)));
-    compiled
+    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| http_rule(&origin, rule)));
+    body
 }
 
-fn of_grpc<'a>(index: &backends::Index<'a>, route: &'a GrpcRoute) -> Compiled<'a> {
-    let mut compiled = Compiled::new(index, Kind::GrpcRoute, &route.metadata, &route.spec.parent_refs);
-    compiled.read_hostnames(&route.spec.hostnames);
-    let origin = Origin { index, kind: Kind::GrpcRoute, namespace: compiled.place.namespace, answers: Answers::Grpc };
+fn grpc_body(index: &backends::Index<'_>, route: &GrpcRoute) -> Body {
+    let mut body = Body::default();
+    body.read_hostnames(&route.spec.hostnames);
+    let namespace = Place::of(&route.metadata).namespace;
+    let origin = Origin { index, kind: Kind::GrpcRoute, namespace, answers: Answers::Grpc };
     let default = [GrpcRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    compiled.read_rules(index, written.iter().map(|rule| grpc_rule(&origin, rule)));
-    compiled
+    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| grpc_rule(&origin, rule)));
+    body
 }
 
-impl<'a> Compiled<'a> {
-    fn new(index: &backends::Index<'a>, kind: Kind, metadata: &'a Metadata, parents: &'a [ParentReference]) -> Self {
-        Self {
-            project: index.project,
-            place: Place::of(metadata),
-            created: created(metadata),
-            kind,
-            metadata,
-            parent_refs: parents,
-            hostnames: Vec::new(),
-            rules: Vec::new(),
-            parents: Vec::new(),
-            problems: Vec::new(),
-            unresolved: Vec::new(),
-        }
+/// Of the rules, of which the API allows one, the first takes all connections of a listener, or of a name.
+fn stream_body(index: &backends::Index<'_>, kind: Kind, route: &StreamRoute) -> Body {
+    let mut body = Body::default();
+    body.read_hostnames(if kind == Kind::TlsRoute { &route.spec.hostnames } else { &[] });
+    let origin = Origin { index, kind, namespace: Place::of(&route.metadata).namespace, answers: Answers::Http };
+    let rules = route.spec.rules.iter().take(1).map(|written| {
+        let mut rule = Rule::new(index.project.clone(), "".into(), Vec::new());
+        let unresolved = read_backends(&origin, &mut rule, &[], &written.backend_refs, &[])?;
+        Ok((Vec::new(), rule, unresolved))
+    });
+    body.read_rules(&origin, &route.metadata, rules);
+    if route.spec.rules.is_empty() {
+        body.problems.push("spec.rules is empty".to_owned());
     }
+    body
+}
 
+impl Body {
     fn read_hostnames(&mut self, written: &[String]) {
         for (index, hostname) in written.iter().enumerate() {
             match HostPattern::parse(hostname) {
@@ -148,8 +236,13 @@ impl<'a> Compiled<'a> {
     }
 
     /// A route that says what is not served has no rules: what it says in vain could be what protects its backends.
-    fn read_rules(&mut self, index: &backends::Index<'_>, rules: impl Iterator<Item = Result<Ready, RuleError>>) {
-        let name: Arc<str> = self.place.to_string().into();
+    fn read_rules(
+        &mut self,
+        origin: &Origin<'_>,
+        metadata: &Metadata,
+        rules: impl Iterator<Item = Result<Ready, RuleError>>,
+    ) {
+        let name: Arc<str> = Place::of(metadata).to_string().into();
         for (position, rule) in rules.enumerate() {
             match rule {
                 Ok((matchers, mut rule, troubles)) => {
@@ -160,7 +253,7 @@ impl<'a> Compiled<'a> {
                 Err(error) => self.problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),
             }
         }
-        if let Some((_, message)) = stop(index.objects.unserved(self.kind, self.metadata)) {
+        if let Some((_, message)) = stop(origin.index.objects.unserved(origin.kind, metadata)) {
             self.rules.clear();
             self.problems.insert(0, message);
         }
@@ -284,7 +377,7 @@ fn compile_value(written: &HttpValueMatch) -> Result<ValueMatcher, MatchError> {
 impl Compiled<'_> {
     /// Whether nothing of the route can be served.
     pub(super) fn is_empty(&self) -> bool {
-        self.rules.is_empty() || self.hostnames.is_empty()
+        self.body.rules.is_empty() || self.body.hostnames.is_empty()
     }
 
     pub(super) fn attachments(&self) -> impl Iterator<Item = &Attached> {
@@ -301,18 +394,18 @@ impl Compiled<'_> {
         })
     }
 
-    /// Whether the route counts as attached to the listener, which it does even when the listener does not serve.
-    pub(super) fn is_attached(&self, gateway: usize, listener: usize) -> bool {
-        self.parents.iter().any(|parent| {
-            matches!(&parent.outcome, Outcome::Attached(attached)
-                if attached.iter().any(|at| at.owned)
-                    && attached.iter().any(|at| at.gateway == gateway && at.listener == listener))
-        })
+    /// The listeners, by Gateway, that the route counts as attached to, even when they do not serve; some more than once.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = (usize, usize)> {
+        let attached = self.parents.iter().filter_map(|parent| match &parent.outcome {
+            Outcome::Attached(attached) if attached.iter().any(|at| at.owned) => Some(attached),
+            Outcome::Attached(_) | Outcome::Refused { .. } => None,
+        });
+        attached.flatten().map(|at| (at.gateway, at.listener))
     }
 
     /// Every problem of the parts that were dropped, if any.
     pub(super) fn problems(&self) -> String {
-        self.problems.join("; ")
+        self.body.problems.join("; ")
     }
 
     pub(super) fn wanted(&self) -> WantedStatus {
@@ -340,16 +433,16 @@ impl Compiled<'_> {
                 None => conditions::yes(at, "Accepted", "Accepted", "the route is served"),
             },
         };
-        let resolved = match self.unresolved.first() {
+        let resolved = match self.body.unresolved.first() {
             None => conditions::yes(at, "ResolvedRefs", "ResolvedRefs", "every backend was found"),
             Some(first) => {
-                let messages: BTreeSet<&str> = self.unresolved.iter().map(|one| one.message.as_str()).collect();
+                let messages: BTreeSet<&str> = self.body.unresolved.iter().map(|one| one.message.as_str()).collect();
                 let messages: Vec<&str> = messages.into_iter().collect();
                 conditions::no(at, "ResolvedRefs", first.reason, messages.join("; "))
             }
         };
         let mut conditions = vec![accepted, resolved];
-        if !self.problems.is_empty() && !self.is_empty() {
+        if !self.body.problems.is_empty() && !self.is_empty() {
             conditions.push(conditions::yes(at, "PartiallyInvalid", "UnsupportedValue", self.problems()));
         }
         RouteParentStatus {

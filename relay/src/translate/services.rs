@@ -24,6 +24,8 @@ pub(super) struct Services<'a> {
 pub(super) struct Found<'a> {
     /// Each once, in ascending order; empty when none is ready.
     pub addresses: Vec<SocketAddr>,
+    /// Of the Service's port; empty when it has none.
+    pub port_name: &'a str,
     /// What is spoken there, if the Service says.
     pub app_protocol: Option<&'a str>,
 }
@@ -58,7 +60,8 @@ impl<'a> Services<'a> {
         let named = service.spec.ports.iter().find(|one| one.port == port);
         let named = named.ok_or_else(|| missing(format!("Service {place} has no port {port}")))?;
         let slices = self.slices.iter().find(|(at, _)| *at == place).map_or(&[][..], |(_, slices)| slices);
-        Ok(Found { addresses: addresses(slices, named), app_protocol: named.app_protocol.as_deref() })
+        let (port_name, app_protocol) = (&*named.name, named.app_protocol.as_deref());
+        Ok(Found { addresses: addresses(slices, named), port_name, app_protocol })
     }
 }
 

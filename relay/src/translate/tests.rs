@@ -17,6 +17,9 @@ use crate::route::{
     target::Endpoint,
 };
 
+mod backend_tls;
+mod incremental;
+mod listeners;
 mod unserved;
 
 const GROUP: &str = "gateway.networking.k8s.io/v1";

@@ -90,26 +90,20 @@ const GRPC_ROUTE: &[Row] = &[
 
 /// Fields of a listener stop that listener; the others, the whole Gateway.
 const GATEWAY: &[Row] = &[
-    only("spec.listeners[].protocol", &["HTTP", "HTTPS"], "UnsupportedProtocol"),
-    stops("spec.listeners[].tls.certificateRefs", VALUE),
     stops("spec.listeners[].tls.options", VALUE),
-    only("spec.listeners[].tls.mode", &["Terminate"], VALUE),
-    stops("spec.tls", "Invalid"),
     stops("spec.backendTLS", "Invalid"),
     only("spec.infrastructure.parametersRef.kind", &["Proxy"], PARAMETERS),
     only("spec.infrastructure.parametersRef.group", &["core.apoxy.dev"], PARAMETERS),
     // A Proxy says nothing yet that a relay could act on; what it says in vain, its own status tells.
     harmless("spec.infrastructure.parametersRef"),
-    harmless("spec.infrastructure.labels"),
-    harmless("spec.infrastructure.annotations"),
-    // ListenerSets and routes that want to attach in these ways are told so themselves.
-    Row {
-        path: "spec.allowedListeners.namespaces.from",
-        values: Values::OtherThan(&["None"]),
-        effect: Effect::Harmless,
-    },
+    // Routes that want to attach in this way are told so themselves.
     Row { path: "spec.defaultScope", values: Values::OtherThan(&["None"]), effect: Effect::Harmless },
 ];
+
+/// Each stops its listener.
+const LISTENER_SET: &[Row] = &[stops("spec.listeners[].tls.options", VALUE)];
+
+const STREAM_ROUTE: &[Row] = &[only("spec.useDefaultGateways", &["None"], VALUE)];
 
 const GATEWAY_CLASS: &[Row] = &[
     only("spec.parametersRef.kind", &["Proxy"], PARAMETERS),
@@ -117,7 +111,11 @@ const GATEWAY_CLASS: &[Row] = &[
     harmless("spec.parametersRef"),
 ];
 
-const BACKEND: &[Row] = &[only("spec.protocol", &["", "plain", "h2c"], VALUE), stops("spec.dynamicProxy", VALUE)];
+const BACKEND: &[Row] =
+    &[only("spec.protocol", &["", "plain", "h2c", "tls", "h2"], VALUE), stops("spec.dynamicProxy", VALUE)];
+
+/// No option is defined; one that tightens TLS elsewhere is missed here, and nothing is opened by it.
+const BACKEND_TLS_POLICY: &[Row] = &[harmless("spec.options")];
 
 /// Without these a node offers less and nobody gets in further: each has a condition of its own.
 const TUNNEL_NODE: &[Row] = &[
@@ -137,8 +135,11 @@ fn rows(kind: Kind) -> &'static [Row] {
         Kind::HttpRoute => HTTP_ROUTE,
         Kind::GrpcRoute => GRPC_ROUTE,
         Kind::Gateway => GATEWAY,
+        Kind::ListenerSet => LISTENER_SET,
+        Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => STREAM_ROUTE,
         Kind::GatewayClass => GATEWAY_CLASS,
         Kind::Backend => BACKEND,
+        Kind::BackendTlsPolicy => BACKEND_TLS_POLICY,
         Kind::TunnelNode => TUNNEL_NODE,
         Kind::Proxy => PROXY,
         Kind::Project => PROJECT,
@@ -292,26 +293,23 @@ mod tests {
         let spec = json!({
             "listeners": [
                 listener,
-                {"protocol": "TLS", "tls": {"mode": "Passthrough", "certificateRefs": [{"name": "c"}]}},
+                {"protocol": "TLS", "tls": {"mode": "Passthrough", "options": {"a/b": "c"}}},
                 {"protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}, "kinds": [{"kind": "GRPCRoute"}]}},
             ],
             "addresses": [{"value": "192.0.2.1"}],
             "tls": {"frontend": {}},
             "infrastructure": {"labels": {"a": "b"}, "parametersRef": {"group": "x", "kind": "Proxy", "name": "p"}},
             "allowedListeners": {"namespaces": {"from": "All"}},
+            "defaultScope": "All",
         });
         let want = [
-            "spec.listeners[1].protocol (TLS)",
-            "spec.listeners[1].tls.certificateRefs",
-            "spec.listeners[1].tls.mode (Passthrough)",
-            "spec.tls",
+            "spec.listeners[1].tls.options",
             "spec.infrastructure.parametersRef.group (x)",
             "spec.infrastructure.parametersRef",
-            "spec.infrastructure.labels",
-            "spec.allowedListeners.namespaces.from (All)",
+            "spec.defaultScope (All)",
         ];
         check(Kind::Gateway, &spec, &want);
-        assert_eq!(find(Kind::Gateway, &json!({ "spec": spec }))[1].item, Some(1), "the listener, not what is in it");
+        assert_eq!(find(Kind::Gateway, &json!({ "spec": spec }))[0].item, Some(1), "the listener, not what is in it");
     }
 
     #[test]
@@ -319,8 +317,8 @@ mod tests {
         check(Kind::Backend, &json!({"protocol": "h2c"}), &[]);
         check(
             Kind::Backend,
-            &json!({"protocol": "tls", "dynamicProxy": {}}),
-            &["spec.protocol (tls)", "spec.dynamicProxy"],
+            &json!({"protocol": "smtp", "dynamicProxy": {}}),
+            &["spec.protocol (smtp)", "spec.dynamicProxy"],
         );
         check(Kind::TunnelNode, &json!({"egressGateway": {"enabled": false}, "routes": []}), &[]);
         let node = json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"], "defaultUpstream": "a:1"});

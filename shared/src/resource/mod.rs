@@ -3,6 +3,7 @@
 //! These are outside forms: only the relay's `translate` and `controller` and the CLI read them.
 
 pub mod backend;
+pub mod backend_tls_policy;
 pub mod condition;
 pub mod filter;
 pub mod gateway;
@@ -13,6 +14,8 @@ pub mod metadata;
 pub mod project;
 pub mod proxy;
 pub mod reference_grant;
+pub mod secret;
 pub mod selector;
 pub mod service;
+pub mod stream_route;
 pub mod tunnel_node;

@@ -76,7 +76,6 @@ fn objection(manifest: &Value) -> Option<&'static str> {
     let parent = &spec["parentRefs"][0];
     match kind {
         _ if UNBUILT.contains(&kind) => Some("not served yet"),
-        "Backend" if spec["protocol"] == "h2" => Some("spec.protocol (h2)"),
         "HTTPRoute" if spec["rules"][0]["filters"].is_array() => Some("spec.rules[0].filters"),
         // The seed has that Gateway in another namespace.
         "HTTPRoute" if parent["name"] == "task-api-gateway" && manifest["metadata"]["namespace"] == "default" => {

@@ -8,7 +8,10 @@ use std::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::tls;
-use crate::{proxy::Client, route::table::ListenAddress};
+use crate::{
+    proxy::Client,
+    route::table::{ListenAddress, Table},
+};
 
 /// How long clients may believe it, in seconds: a day, the default of RFC 7838 §3.1.
 const MAX_AGE_SECONDS: u32 = 24 * 60 * 60;
@@ -31,9 +34,9 @@ impl Served {
     }
 
     /// What `client` is told with each answer: its listener on the port that clients know it by.
-    pub(in crate::listener) fn alternative(&self, client: &Client) -> Option<HeaderValue> {
+    pub(in crate::listener) fn alternative(&self, table: &Table, client: &Client) -> Option<HeaderValue> {
         let tls = client.tls.as_ref()?;
-        if !tls::is_served(tls) || !self.lock().contains_key(&client.at) {
+        if !tls::is_served(table, client.at, tls) || !self.lock().contains_key(&client.at) {
             return None;
         }
         HeaderValue::from_str(&format!("h3=\":{}\"; ma={MAX_AGE_SECONDS}", client.at.port)).ok()

@@ -1,6 +1,7 @@
 //! One client's QUIC connection from the handshake to its end, and each request on it.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -54,6 +55,8 @@ pub(super) struct Accepted {
     pub(super) connecting: quinn::Connecting,
     pub(super) half_open: Arc<()>,
     pub(super) at: ListenAddress,
+    /// What the socket is bound to.
+    pub(super) local: SocketAddr,
     pub(super) _room: OwnedSemaphorePermit,
 }
 
@@ -75,7 +78,9 @@ impl Accepted {
         let Some(listener) = tls::listener(&worker.gateway, self.at, name.as_deref()) else {
             return connection.close(code(Code::H3_NO_ERROR), b"not served over HTTP/3 any more");
         };
-        let client = Client { address, at: self.at, tls: Some(listener) };
+        let ip = connection.local_ip().unwrap_or(self.local.ip()).to_canonical();
+        let local = SocketAddr::new(ip, self.local.port());
+        let client = Client { address, local, at: self.at, tls: Some(listener) };
         let watch = Watch::new(clock::instant());
         let host = Arc::new(Host { worker, client, wasted: AtomicU32::new(0) });
         let ended = Box::pin(host.speak(&connection, watch, stop)).await;

@@ -1,7 +1,8 @@
 //! HTTP/3 of HTTPS listeners: one QUIC endpoint per worker, on the UDP port of the same number.
 //!
 //! The library's types stay in this folder; `proxy` gets requests as from any other listener. Only listeners that let
-//! anybody in are served: QUIC's handshake takes one setting for client certificates, before the name is known.
+//! anybody in are served: QUIC's handshake takes one setting for client certificates, before the name is known. Nor is
+//! HTTP/3 served where proxies say for whom connections are (PROXY protocol), which over QUIC they cannot.
 
 pub(super) mod alternative;
 mod answer;
@@ -54,6 +55,7 @@ impl Worker {
         config.max_incoming(INCOMING_MAX).incoming_buffer_size_total(INCOMING_BYTES_MAX);
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?;
+        let local = endpoint.local_addr()?;
         let serving = self.http3.begin(at);
         // Each handshake under way holds a clone, so that the count needs no bookkeeping.
         let half_open = Arc::new(());
@@ -70,7 +72,8 @@ impl Worker {
             let src = incoming.remote_address();
             match endpoint::admit(incoming, Arc::strong_count(&half_open) - 1) {
                 Ok(Some(connecting)) => {
-                    let connection = connection::Accepted { connecting, half_open: half_open.clone(), at, _room: room };
+                    let connection =
+                        connection::Accepted { connecting, half_open: half_open.clone(), at, local, _room: room };
                     self.tasks.spawn(connection.serve(self.clone(), stop.clone()));
                 }
                 Ok(None) => {}

@@ -17,7 +17,7 @@ use crate::{
     authority::tls::provider,
     listener::{Gateway, tls::Carries},
     route::{
-        table::{ListenAddress, Port, TlsListener, TlsServes},
+        table::{ListenAddress, Port, Table, TlsListener, TlsServes},
         tls::Clients,
     },
 };
@@ -36,16 +36,18 @@ impl Tickets {
     }
 }
 
-/// Whether `listener` is served over HTTP/3: it serves HTTP and lets anybody in.
+/// Whether `listener` at `at` may be served over HTTP/3: it serves HTTP to anybody, and to clients that come themselves.
 #[must_use]
-pub(super) fn is_served(listener: &TlsListener) -> bool {
-    matches!(&listener.serves, TlsServes::Http(tls) if tls.clients == Clients::Anybody)
+pub(super) fn is_served(table: &Table, at: ListenAddress, listener: &TlsListener) -> bool {
+    table.from_proxies(at).is_none()
+        && matches!(&listener.serves, TlsServes::Http(tls) if tls.clients == Clients::Anybody)
 }
 
 /// The listener at `at` that `name` selects, if it is served over HTTP/3.
 pub(super) fn listener(gateway: &Gateway, at: ListenAddress, name: Option<&str>) -> Option<Arc<TlsListener>> {
-    match gateway.routing.table.load().port(at) {
-        Some(Port::Tls(port)) => port.listener(name).filter(|listener| is_served(listener)).cloned(),
+    let table = gateway.routing.table.load();
+    match table.port(at) {
+        Some(Port::Tls(port)) => port.listener(name).filter(|listener| is_served(&table, at, listener)).cloned(),
         _ => None,
     }
 }

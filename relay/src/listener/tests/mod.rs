@@ -1,10 +1,12 @@
 //! The gateway on loopback: real clients, real upstreams, one worker. What follows here is the harness.
 
+mod backend_tls;
 mod bodies;
 mod connections;
 mod datagrams;
 mod filters;
 mod http3;
+mod proxied;
 mod requests;
 mod streams;
 mod tls;
@@ -180,7 +182,8 @@ fn attach(builder: &mut TableBuilder, at: ListenAddress, host: &str, rule: Rule)
 }
 
 fn to(endpoint: Endpoint, protocol: Protocol) -> Target {
-    Target::Upstreams(vec![Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol, tls: None })])
+    let project = ProjectName::default();
+    Target::Upstreams(vec![Arc::new(Upstream { project, endpoint, protocol, tls: None, announces: None })])
 }
 
 fn to_address(address: SocketAddr) -> Target {

@@ -486,11 +486,14 @@ async fn tls_ends_at_the_listener_and_the_backend_gets_what_was_inside() {
 }
 
 #[tokio::test]
-async fn a_name_without_route_is_refused_by_an_alert() {
+async fn a_name_without_route_is_hung_up_on() {
     let issued = Issued::new("y.a.com");
     for tls in [None, Some(issued.tls())] {
         let gate = Gate::serving(routed(tls, vec![]));
-        let error = gate.tls("y.a.com", &anonymous(&[&issued])).await.unwrap_err();
-        assert_eq!(alert(&error), AlertDescription::UnrecognisedName);
+        // No route, and no listener.
+        for name in ["y.a.com", "elsewhere.org"] {
+            let error = gate.tls(name, &anonymous(&[&issued])).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{name}");
+        }
     }
 }

@@ -109,7 +109,7 @@ async fn other_protocols_over_http2_are_not_served() {
 async fn what_the_listener_holds_for_an_upgraded_connection_lives_as_long_as_it() {
     let gate = Gate::open(&[("a.com", to_address(backend(Backend::Echo).await))]);
     let ((hold, mut held), (mut ours, theirs)) = (oneshot::channel::<()>(), tokio::io::duplex(64));
-    let client = Client { address: gate.address, at: ListenAddress::shared(80), tls: None };
+    let client = Client { address: gate.address, local: gate.address, at: ListenAddress::shared(80), tls: None };
     let mut request = connect("websocket").map(|_| ClientBody::Switched(theirs));
     *request.version_mut() = http::Version::HTTP_2;
     request.extensions_mut().insert(Hold::new(hold));

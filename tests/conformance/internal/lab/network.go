@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// gatewayNetwork is on loopback whole, so that any address of it can be bound at any port.
+	// gatewayNetwork has an address for each Gateway. It is on loopback whole, so that any can be bound at any port.
 	gatewayNetwork = "10.96.0.0/16"
 	podNetwork4    = "10.97.0.0/16"
 	podNetwork6    = "fd00:97::/64"
@@ -25,9 +25,6 @@ const (
 	// ipPatience is for one call of ip(8), which waits for nothing but the kernel.
 	ipPatience = 20 * time.Second
 )
-
-// GatewayAddress is where the relay's Gateways listen.
-var GatewayAddress = netip.MustParseAddr("10.96.0.1")
 
 // UsableAddress is one that a Gateway may ask for, and UnusableAddress one that this host does not have.
 var (

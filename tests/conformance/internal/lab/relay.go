@@ -45,7 +45,7 @@ func StartRelay(program, folder string) (*Relay, error) {
 	}
 	arguments := []string{
 		"--data-dir", filepath.Join(folder, "data"), "--drain-timeout", drainTimeout,
-		"--api-listen", apiAddress, "--tunnel-listen", tunnelAddress, "--gateway-address", GatewayAddress.String(),
+		"--api-listen", apiAddress, "--tunnel-listen", tunnelAddress, "--gateway-pool", gatewayNetwork,
 	}
 	for _, network := range PodNetworks() {
 		arguments = append(arguments, "--allow-backend", network)

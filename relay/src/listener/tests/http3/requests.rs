@@ -3,8 +3,9 @@
 use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::proxy::Client;
 use crate::route::{
-    table::Attachment,
+    table::{Attachment, FromProxies, Port},
     tls::{Clients, ServerTls},
 };
 
@@ -108,6 +109,23 @@ async fn a_listener_that_asks_for_certificates_is_served_over_tcp_only() {
     assert_eq!(soon(visitor.get("b.com", "/")).await.status, 421);
     assert_eq!(soon(alternative(&site, "a.com")).await.as_deref(), Some("h3=\":80\"; ma=86400"));
     assert_eq!(soon(alternative(&site, "b.com")).await, None);
+}
+
+#[tokio::test]
+async fn a_listener_behind_proxies_is_served_over_tcp_only() {
+    let site = Site::open(&[]);
+    let at = ListenAddress::shared(80);
+    let mut builder = TableBuilder::default();
+    builder.https(at, &ProjectName::default(), &HostPattern::Any, Arc::default());
+    builder.from_proxies(at, FromProxies::OrNot);
+    let table = builder.build();
+    let Some(Port::Tls(port)) = table.port(at) else { panic!("it is HTTPS") };
+    let tls = port.listener(Some("a.com")).cloned();
+    let client = Client { address: site.udp, local: site.udp, at, tls };
+    site.gate.gateway.routing.table.store(Arc::new(table));
+    let refused = soon(site.dial("a.com")).await;
+    assert!(matches!(refused, Err(quinn::ConnectionError::ConnectionClosed(_))), "{refused:?}");
+    assert_eq!(site.gate.worker.http3.alternative(&site.gate.gateway.routing.table.load(), &client), None);
 }
 
 #[tokio::test]
