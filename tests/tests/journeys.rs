@@ -25,6 +25,8 @@ mod durability;
 mod first;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "journeys/http3.rs"]
+mod http3;
 #[path = "journeys/identity.rs"]
 mod identity;
 #[path = "journeys/isolation.rs"]

@@ -5,11 +5,13 @@ mod bodies;
 mod connections;
 mod datagrams;
 mod filters;
+mod http3;
 mod proxied;
 mod requests;
 mod streams;
 mod tls;
 mod upstreams;
+mod websockets;
 
 use std::{
     convert::Infallible,
