@@ -1,6 +1,5 @@
 //! A rule's and a backend's filters at work on one request and its answer.
 
-use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode, header,
     request::Parts,
@@ -74,7 +73,7 @@ fn redirect(redirect: &Redirect, asked: &Asked, client: &Client) -> Result<Respo
 }
 
 fn direct(direct: &Direct) -> Response<ResponseBody> {
-    let body = Bytes::copy_from_slice(&direct.body);
+    let body = direct.body.clone();
     let mut response = Response::new(if body.is_empty() { ResponseBody::empty() } else { ResponseBody::text(body) });
     *response.status_mut() = StatusCode::from_u16(direct.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in &direct.headers {
