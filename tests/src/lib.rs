@@ -20,5 +20,7 @@ pub mod office;
 pub mod process;
 pub mod python;
 pub mod relay;
+pub mod service;
+pub mod stage;
 pub mod upstream;
 pub mod websocket;

@@ -22,7 +22,7 @@ use tokio::{
     time::{Sleep, sleep, sleep_until},
 };
 
-use super::{record::Record, upstream::Lease};
+use super::{compression::Packed, record::Record, upstream::Lease};
 
 /// How long a client may keep a backend waiting for the next part of a body.
 ///
@@ -45,6 +45,8 @@ pub enum BodyError {
     Lost(String),
     #[error("the body is not as long as its head says")]
     Length,
+    #[error("the response could not be packed")]
+    Packing(#[from] std::io::Error),
     #[error("the response took longer than its route allows")]
     TooLong,
     #[error("the copy of a body fell behind, or was broken off")]
@@ -306,6 +308,7 @@ pub struct ResponseBody {
 enum Source {
     Text(Option<Bytes>),
     Stream(Box<Download>),
+    Packed(Box<Packed>),
 }
 
 #[derive(Debug)]
@@ -336,6 +339,10 @@ impl ResponseBody {
         Self { source: Source::Stream(Box::new(download)), record: Record::default() }
     }
 
+    pub(super) fn packed(packed: Packed) -> Self {
+        Self { source: Source::Packed(Box::new(packed)), record: Record::default() }
+    }
+
     /// Keeps `record` until the body has passed.
     pub(super) fn recorded(mut self, record: Record) -> Self {
         self.record = record;
@@ -362,6 +369,15 @@ impl Body for ResponseBody {
                 let text = text.take();
                 record.sent(text.as_ref().map_or(0, |text| text.len() as u64));
                 return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
+            }
+            Source::Packed(packed) => {
+                let frame = packed.poll(cx);
+                match &frame {
+                    Poll::Ready(Some(Ok(frame))) => record.sent(data_bytes(frame)),
+                    Poll::Ready(Some(Err(error))) => record.broke(error),
+                    Poll::Ready(None) | Poll::Pending => {}
+                }
+                return frame;
             }
             Source::Stream(download) => download,
         };
@@ -390,6 +406,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Text(text) => text.is_none(),
+            Source::Packed(packed) => packed.is_end(),
             Source::Stream(download) => download.incoming.is_end_stream(),
         }
     }
@@ -397,6 +414,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Packed(_) => SizeHint::default(),
             Source::Stream(download) => download.incoming.size_hint(),
         }
     }

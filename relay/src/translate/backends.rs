@@ -18,7 +18,9 @@ use underpass_shared::{
 use super::{
     Place, ProjectSnapshot, Settings, Status, WantedStatus,
     backend_tls::Policies,
-    conditions, generation,
+    conditions,
+    extensions::Extensions,
+    generation,
     grants::{self, End},
     routes::Origin,
     services::Services,
@@ -165,6 +167,7 @@ pub(super) struct Index<'a> {
     backends: BTreeMap<Place<'a>, &'a Backend>,
     services: Services<'a>,
     policies: Policies<'a>,
+    pub(super) extensions: Extensions<'a>,
     pub(super) objects: &'a ProjectSnapshot,
     settings: &'a Settings,
 }
@@ -174,7 +177,8 @@ impl<'a> Index<'a> {
         let backends = objects.backends.iter().map(|backend| (Place::of(&backend.metadata), backend)).collect();
         let services = Services::new(&objects.services, &objects.slices);
         let policies = Policies::new(objects);
-        Self { project, backends, services, policies, objects, settings }
+        let extensions = Extensions::new(objects);
+        Self { project, backends, services, policies, extensions, objects, settings }
     }
 }
 

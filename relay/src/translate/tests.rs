@@ -18,6 +18,7 @@ use crate::route::{
 };
 
 mod backend_tls;
+mod extensions;
 mod incremental;
 mod listeners;
 mod unserved;

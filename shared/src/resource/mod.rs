@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod backend_tls_policy;
 pub mod condition;
+pub mod extension;
 pub mod filter;
 pub mod gateway;
 pub mod grpc_route;
