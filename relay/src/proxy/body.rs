@@ -20,7 +20,7 @@ use tokio::{
     time::{Sleep, sleep, sleep_until},
 };
 
-use super::{record::Record, upstream::Lease};
+use super::{compression::Packed, record::Record, upstream::Lease};
 
 /// How long a client may keep a backend waiting for the next part of a body.
 ///
@@ -39,6 +39,8 @@ pub enum BodyError {
     Stalled(Duration),
     #[error("the sender broke off")]
     Broken(#[from] hyper::Error),
+    #[error("the response could not be packed")]
+    Packing(#[from] std::io::Error),
     #[error("the response took longer than its route allows")]
     TooLong,
     #[error("the copy of a body fell behind, or was broken off")]
@@ -259,6 +261,7 @@ pub struct ResponseBody {
 enum Source {
     Text(Option<Bytes>),
     Stream(Box<Download>),
+    Packed(Box<Packed>),
 }
 
 #[derive(Debug)]
@@ -289,6 +292,10 @@ impl ResponseBody {
         Self { source: Source::Stream(Box::new(download)), record: Record::default() }
     }
 
+    pub(super) fn packed(packed: Packed) -> Self {
+        Self { source: Source::Packed(Box::new(packed)), record: Record::default() }
+    }
+
     /// Keeps `record` until the body has passed.
     pub(super) fn recorded(mut self, record: Record) -> Self {
         self.record = record;
@@ -315,6 +322,15 @@ impl Body for ResponseBody {
                 let text = text.take();
                 record.sent(text.as_ref().map_or(0, |text| text.len() as u64));
                 return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
+            }
+            Source::Packed(packed) => {
+                let frame = packed.poll(cx);
+                match &frame {
+                    Poll::Ready(Some(Ok(frame))) => record.sent(data_bytes(frame)),
+                    Poll::Ready(Some(Err(error))) => record.broke(error),
+                    Poll::Ready(None) | Poll::Pending => {}
+                }
+                return frame;
             }
             Source::Stream(download) => download,
         };
@@ -343,6 +359,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Text(text) => text.is_none(),
+            Source::Packed(packed) => packed.is_end(),
             Source::Stream(download) => download.incoming.is_end_stream(),
         }
     }
@@ -350,6 +367,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Packed(_) => SizeHint::default(),
             Source::Stream(download) => download.incoming.size_hint(),
         }
     }

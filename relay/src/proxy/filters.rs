@@ -1,12 +1,22 @@
 //! A rule's and a backend's filters at work on one request and its answer.
 
+use std::sync::Arc;
+
 use http::{
     HeaderValue, Response, StatusCode, header,
     request::Parts,
     uri::{Authority, PathAndQuery},
 };
 
-use super::{Client, answer::Failure, body::ResponseBody, request::Asked};
+use tokio::sync::Semaphore;
+
+use super::{
+    Client,
+    answer::Failure,
+    body::ResponseBody,
+    compression::{self, Asks},
+    request::Asked,
+};
 use crate::route::{
     change,
     filter::{Cors, Direct, End, Filters, PathChange, Redirect, Rewrite},
@@ -40,10 +50,18 @@ pub(super) fn before(
     rewritten.and_then(Result::err).map(Err)
 }
 
-/// Applies what acts on the answer, those of the backend first.
+/// What of the request its answer depends on.
+#[derive(Debug)]
+pub(super) struct Back<'a> {
+    pub(super) origin: Option<HeaderValue>,
+    pub(super) asks: Asks,
+    pub(super) packing: &'a Arc<Semaphore>,
+}
+
+/// Applies what acts on the answer, those of the backend first; what packs it sees it as it would go out.
 pub(super) fn after(
     filters: &[&Filters],
-    origin: Option<&HeaderValue>,
+    back: &Back<'_>,
     mut response: Response<ResponseBody>,
 ) -> Response<ResponseBody> {
     // What a preflight was told is not told twice.
@@ -51,10 +69,10 @@ pub(super) fn after(
     for filters in filters {
         filters.response_headers.apply(response.headers_mut());
         if let Some(cors) = filters.cors.as_ref().filter(|_| !is_preflight) {
-            cors.mark(origin, response.headers_mut());
+            cors.mark(back.origin.as_ref(), response.headers_mut());
         }
     }
-    response
+    compression::pack(filters, back.asks, back.packing, response)
 }
 
 fn redirect(redirect: &Redirect, asked: &Asked, client: &Client) -> Result<Response<ResponseBody>, Failure> {

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod body;
+mod compression;
 pub mod datagrams;
 pub mod dial;
 mod exchange;
@@ -25,11 +26,13 @@ use std::{net::SocketAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     answer::{Failure, Language},
     body::ResponseBody,
+    compression::Asks,
     exchange::{Answered, Exchange, Sent},
     may_dial::DialPolicy,
     mirror::Mirrors,
@@ -89,6 +92,8 @@ pub struct Proxy {
     routing: Arc<Routing>,
     pool: Arc<Pool>,
     mirrors: Mirrors,
+    /// A permit for each response that may be packed.
+    packing: Arc<Semaphore>,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -99,7 +104,8 @@ impl Proxy {
     pub fn new(routing: Arc<Routing>, tasks: TaskTracker, cut: CancellationToken) -> Self {
         let pool = Pool::new(routing.clone());
         let mirrors = Mirrors::new(pool.clone(), tasks.clone(), cut.clone());
-        Self { pool, routing, mirrors, tasks, cut }
+        let packing = Arc::new(Semaphore::new(compression::PACKED_MAX));
+        Self { pool, routing, mirrors, packing, tasks, cut }
     }
 
     /// Serves one request. Every failure becomes an answer that says what is wrong.
@@ -133,19 +139,23 @@ impl Proxy {
         let rule = select(&self.routing.table.load(), &asked, &parts, client)?;
         record.chose(&rule, None);
         let trailers = headers::forward_request(&mut parts.headers, &asked, client);
-        let origin = parts.headers.get(header::ORIGIN).cloned();
+        let back = filters::Back {
+            origin: parts.headers.get(header::ORIGIN).cloned(),
+            asks: Asks::of(&rule, &parts),
+            packing: &self.packing,
+        };
         if let Some(answer) = filters::before(&rule.filters, &mut parts, &mut asked, client) {
-            return Ok(filters::after(&[&rule.filters], origin.as_ref(), answer?));
+            return Ok(filters::after(&[&rule.filters], &back, answer?));
         }
         let backend = choose(&rule, record)?;
         let of_rule = Sent { parts: parts.clone(), asked: asked.clone() };
         if let Some(answer) = filters::before(&backend.filters, &mut parts, &mut asked, client) {
-            return Ok(filters::after(&[&backend.filters, &rule.filters], origin.as_ref(), answer?));
+            return Ok(filters::after(&[&backend.filters, &rule.filters], &back, answer?));
         }
         let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter: record.meter(), arrived };
         let reply = exchange.run(Sent { parts, asked }, of_rule, incoming, upgrade.is_some()).await?;
         let response = self.pass_back(reply, upgrade, record)?;
-        Ok(filters::after(&[&backend.filters, &rule.filters], origin.as_ref(), response))
+        Ok(filters::after(&[&backend.filters, &rule.filters], &back, response))
     }
 
     fn pass_back(

@@ -2,6 +2,7 @@
 
 mod backend_tls;
 mod bodies;
+mod compression;
 mod connections;
 mod datagrams;
 mod filters;
