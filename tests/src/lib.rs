@@ -19,5 +19,7 @@ pub mod manifest;
 pub mod office;
 pub mod process;
 pub mod relay;
+pub mod service;
+pub mod stage;
 pub mod upstream;
 pub mod websocket;

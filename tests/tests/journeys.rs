@@ -53,6 +53,10 @@ mod python_client;
 mod restart;
 #[path = "journeys/seeds.rs"]
 mod seeds;
+#[path = "journeys/seeds_guides.rs"]
+mod seeds_guides;
+#[path = "journeys/seeds_traffic.rs"]
+mod seeds_traffic;
 #[path = "journeys/tunnel_port.rs"]
 mod tunnel_port;
 #[path = "journeys/watching.rs"]
