@@ -18,6 +18,7 @@ pub mod kubectl;
 pub mod manifest;
 pub mod office;
 pub mod process;
+pub mod python;
 pub mod relay;
 pub mod service;
 pub mod stage;

@@ -25,6 +25,8 @@ mod durability;
 mod first;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "journeys/http3.rs"]
+mod http3;
 #[path = "journeys/identity.rs"]
 mod identity;
 #[path = "journeys/isolation.rs"]
@@ -41,6 +43,8 @@ mod kubectl_kinds;
 mod kubectl_read;
 #[path = "journeys/kubectl_write.rs"]
 mod kubectl_write;
+#[path = "journeys/live.rs"]
+mod live;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
 #[path = "journeys/projects.rs"]

@@ -63,8 +63,7 @@ impl Intake {
         if key.kind == Kind::Project {
             let Ok(project) = key.name.parse() else { return false };
             match after {
-                Some(_) if projects.contains_key(&project) => {}
-                Some(_) => drop(projects.insert(project, ProjectSnapshot::default())),
+                Some(_) => drop(projects.entry(project).or_default()),
                 None => drop(projects.remove(&project)),
             }
             return true;
@@ -72,7 +71,15 @@ impl Intake {
         if !translate::KINDS_READ.contains(&key.kind) || is_same(before, after) {
             return false;
         }
-        let Some(project) = key.project.as_ref().and_then(|project| projects.get_mut(project)) else { return false };
+        let Some(project) = &key.project else { return false };
+        // What a project begins with is there in the same revision, and may come before it.
+        let project = match after {
+            Some(_) => projects.entry(project.clone()).or_default(),
+            None => match projects.get_mut(project) {
+                Some(project) => project,
+                None => return false,
+            },
+        };
         if before.is_some() {
             project.remove(key.kind, key.namespace.as_deref(), &key.name);
         }
@@ -144,6 +151,15 @@ mod tests {
             (1, 1),
             "a new version takes the old one's place"
         );
+
+        let red: ProjectName = "red".parse().unwrap();
+        store.create(Draft::of_spec(ObjectKey::project(&red), json!({}))).await.unwrap();
+        assert!(intake.take(&store).1);
+        let [kept, whole] = both(&intake, &store);
+        assert_eq!(kept, whole, "what a project begins with is taken in with it");
+        assert!(!intake.snapshot.projects[&red].gateways.is_empty());
+        store.delete(ObjectKey::project(&red), None).await.unwrap();
+        assert!(intake.take(&store).1);
 
         let (status, name) = (json!({"conditions": []}), key(Kind::Backend, "b"));
         store.replace_status(name.clone(), status, None).await.unwrap();

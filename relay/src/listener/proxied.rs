@@ -1,11 +1,11 @@
 //! For whom a connection is, when a proxy that stands before the gateway says so.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 
 use crate::{
-    proxy_protocol::{DecodeError, Decoded, HEADER_BYTES_MAX, Header, decode},
+    proxy_protocol::{Addresses, DecodeError, Decoded, HEADER_BYTES_MAX, Header, decode},
     route::table::FromProxies,
 };
 
@@ -28,11 +28,11 @@ pub(super) enum HeaderError {
     Bad(#[from] DecodeError),
 }
 
-/// Reads the header that `stream` begins with, and nothing behind it; returns the client's address, or `None` when the
-/// connection's own one holds.
+/// Reads the header that `stream` begins with, and nothing behind it; returns both ends as the proxy saw them, or
+/// `None` when the connection's own ones hold.
 ///
 /// What is not known to be a header yet is only looked at, so that a connection without one loses nothing.
-pub(super) async fn read(stream: &mut TcpStream, from: FromProxies) -> Result<Option<SocketAddr>, HeaderError> {
+pub(super) async fn read(stream: &mut TcpStream, from: FromProxies) -> Result<Option<Addresses>, HeaderError> {
     let mut taken = Vec::new();
     loop {
         let begun = taken.len();
@@ -48,7 +48,7 @@ pub(super) async fn read(stream: &mut TcpStream, from: FromProxies) -> Result<Op
                 stream.read_exact(&mut taken[begun..]).await?;
                 return Ok(match header {
                     Header::Local => None,
-                    Header::Proxied(addresses) => Some(addresses.source()),
+                    Header::Proxied(addresses) => Some(addresses),
                 });
             }
             Ok(Decoded::More) => {

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, lookup_host},
     time::{sleep, timeout},
 };
@@ -66,20 +66,17 @@ impl Transport {
     }
 }
 
-/// Connects to the endpoint of `upstream` on behalf of `client`, over TLS where the upstream says so, for bytes of any
-/// kind.
-///
-/// # Errors
-/// As [`dial_http`].
-pub async fn dial(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
-    connected(routing, upstream, client, Carries::Bytes).await
-}
-
-/// The same for HTTP: over TLS the backend is told which, or asked where it may choose.
+/// Connects to the endpoint of `upstream` on behalf of `client`, over TLS where the upstream says so; before that it is
+/// told of the client where it shall be. For bytes of any kind.
 ///
 /// # Errors
 /// [`Failure::Tunnel`], [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`],
 /// [`Failure::Tls`].
+pub async fn dial(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
+    connected(routing, upstream, client, Carries::Bytes).await
+}
+
+/// As [`dial`], for HTTP: over TLS the backend is told which, or asked where it may choose.
 pub(super) async fn dial_http(
     routing: &Routing,
     upstream: &Upstream,
@@ -96,7 +93,11 @@ async fn connected(
     carries: Carries,
 ) -> Result<Transport, Failure> {
     let attempt = async {
-        let transport = carrier(routing, upstream, client).await?;
+        let mut transport = carrier(routing, upstream, client).await?;
+        if let Some(announces) = &upstream.announces {
+            let sent = transport.write_all(&announces.header()).await;
+            sent.map_err(|source| Failure::Connect { source })?;
+        }
         let Some(tls) = &upstream.tls else { return Ok(transport) };
         let stream = routing.client_configs.connect(&upstream.project, tls, carries, transport).await?;
         Ok(Transport::Tls(Box::new(stream)))
@@ -244,7 +245,7 @@ mod tests {
 
     fn upstream() -> Upstream {
         let endpoint = Endpoint::Host { name: "a.example".into(), port: 80 };
-        Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None }
+        Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None, announces: None }
     }
 
     /// A listener that takes no more connections: further ones wait until the kernel gives up.

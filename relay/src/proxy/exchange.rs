@@ -5,13 +5,13 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 use bytes::{Bytes, BytesMut};
 use http::{Request, request::Parts};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::{sleep, timeout_at};
 
 use super::{
     Client, Proxy,
     answer::Failure,
-    body::{Meter, RequestBody},
+    body::{ClientBody, Meter, RequestBody},
     mirror, prepare,
     request::Asked,
     upgrade,
@@ -64,7 +64,7 @@ impl Exchange<'_> {
         &self,
         sent: Sent,
         of_rule: Sent,
-        incoming: Incoming,
+        incoming: ClientBody,
         upgrades: bool,
     ) -> Result<Answered, Failure> {
         let deadline = self.rule.timeouts.request.map(|limit| self.arrived + limit);
@@ -81,7 +81,7 @@ impl Exchange<'_> {
         &self,
         sent: Sent,
         of_rule: Sent,
-        incoming: Incoming,
+        incoming: ClientBody,
         upgrades: bool,
     ) -> Result<Answered, Failure> {
         let bodiless = incoming.is_end_stream();
@@ -129,6 +129,7 @@ impl Exchange<'_> {
         if upgrades && upstream.protocol == crate::route::target::Protocol::Http2 {
             return Err(Failure::UpgradeUnsupported);
         }
+        let upstream = &upstream.on_behalf_of(self.client.address, self.client.local);
         let replay = bodiless && sent.parts.method.is_idempotent();
         let request = self.request(sent, upstream, body, bodiless, upgrades)?;
         let deadline = self.rule.timeouts.backend_request.map(|limit| clock::instant() + limit);
@@ -161,7 +162,8 @@ impl Exchange<'_> {
             // A mirror that leads nowhere says so in the route's status.
             let Ok(upstream) = one.backend.endpoint(rand::random()) else { continue };
             if let Ok(request) = self.request(sent, upstream, body.copy(), bodiless, false) {
-                self.proxy.mirrors.send(upstream.clone(), self.client.address, request);
+                let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
+                self.proxy.mirrors.send(upstream, self.client.address, request);
             }
         }
     }
@@ -182,7 +184,7 @@ fn pause(retry: &Retry, tried: u32) -> std::time::Duration {
 }
 
 /// Reads the body whole when it is short enough.
-async fn gather(mut incoming: Incoming, meter: &Arc<Meter>) -> Result<RequestBody, Failure> {
+async fn gather(mut incoming: ClientBody, meter: &Arc<Meter>) -> Result<RequestBody, Failure> {
     let mut parts = VecDeque::new();
     let mut length = 0;
     while let Some(frame) = incoming.frame().await {

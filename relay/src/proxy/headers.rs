@@ -125,6 +125,7 @@ mod tests {
         };
         let client = Client {
             address: "[::ffff:192.0.2.9]:5".parse().unwrap(),
+            local: "[::ffff:192.0.2.1]:443".parse().unwrap(),
             at: ListenAddress::shared(443),
             tls: Some(Arc::new(TlsListener {
                 project: ProjectName::default(),

@@ -25,19 +25,19 @@ use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
-use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     answer::{Failure, Language},
-    body::ResponseBody,
+    body::{ClientBody, ResponseBody},
     compression::Asks,
     exchange::{Answered, Exchange, Sent},
     may_dial::DialPolicy,
     mirror::Mirrors,
     record::Record,
     request::Asked,
+    upgrade::Upgrade,
     upstream::{Pool, Reply},
     upstream_tls::ClientConfigs,
 };
@@ -50,6 +50,8 @@ use crate::{
     },
     tunnel::Tunnels,
 };
+
+pub use self::upgrade::Hold;
 
 /// What all workers share: the table of the day, and what may be dialled. Swapped whole, never locked.
 #[derive(Debug)]
@@ -73,6 +75,8 @@ impl Routing {
 #[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
+    /// The address that they connected to.
+    pub local: SocketAddr,
     /// Where they came in.
     pub at: ListenAddress,
     /// What the handshake selected; none in the clear.
@@ -109,15 +113,14 @@ impl Proxy {
     }
 
     /// Serves one request. Every failure becomes an answer that says what is wrong.
-    pub async fn handle(&self, request: Request<Incoming>, client: &Client) -> Response<ResponseBody> {
+    pub async fn handle(&self, request: Request<ClientBody>, client: &Client) -> Response<ResponseBody> {
         let mut record = Record::new(request.method(), client.clone());
         let (version, language) = (request.version(), Language::of(request.headers()));
         match self.serve(request, client, &mut record).await {
             Ok(response) => {
                 record.answered(response.status());
-                let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-                // An upgraded connection keeps its record until the bytes end.
-                if upgraded { response } else { response.map(|body| body.recorded(record)) }
+                // That of an upgraded connection was taken, until the bytes end: this one is empty then.
+                response.map(|body| body.recorded(record))
             }
             Err(failure) => {
                 record.failed(&failure);
@@ -128,12 +131,12 @@ impl Proxy {
 
     async fn serve(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         client: &Client,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         let arrived = clock::instant();
-        let upgrade = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
+        let upgrade = upgrade::take(&mut request)?;
         let (mut parts, incoming) = request.into_parts();
         let mut asked = request::check(&parts)?;
         let rule = select(&self.routing.table.load(), &asked, &parts, client)?;
@@ -141,7 +144,7 @@ impl Proxy {
         let trailers = headers::forward_request(&mut parts.headers, &asked, client);
         let back = filters::Back {
             origin: parts.headers.get(header::ORIGIN).cloned(),
-            asks: Asks::of(&rule, &parts),
+            asks: if upgrade.is_some() { Asks::default() } else { Asks::of(&rule, &parts) },
             packing: &self.packing,
         };
         if let Some(answer) = filters::before(&rule.filters, &mut parts, &mut asked, client) {
@@ -161,19 +164,24 @@ impl Proxy {
     fn pass_back(
         &self,
         reply: Answered,
-        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        upgrade: Option<Upgrade>,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         let Answered { reply: Reply { mut response, lease }, deadline } = reply;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            let client = upgrade.filter(|_| upgrade::granted(&response)).ok_or(Failure::UnaskedUpgrade)?;
+            let upgrade = upgrade.ok_or(Failure::UnaskedUpgrade)?;
+            upgrade.check(&response)?;
             let backend = hyper::upgrade::on(&mut response);
             let (mut parts, _) = response.into_parts();
             headers::forward_response(&mut parts.headers);
-            upgrade::ask(&mut parts.headers);
+            upgrade.answer(&mut parts.status, &mut parts.headers);
+            record.answered(parts.status);
             let record = std::mem::take(record);
-            self.tasks.spawn(upgrade::join(client, backend, record, self.cut.clone()));
+            self.tasks.spawn(upgrade::join(upgrade, backend, record, self.cut.clone()));
             return Ok(Response::from_parts(plain(parts), ResponseBody::empty()));
+        }
+        if upgrade.is_some_and(|upgrade| !upgrade.may_refuse_with(response.status())) {
+            return Err(Failure::Handshake);
         }
         let doubtful = response.headers().contains_key(header::TRANSFER_ENCODING)
             && response.headers().contains_key(header::CONTENT_LENGTH);

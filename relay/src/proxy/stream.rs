@@ -114,7 +114,7 @@ async fn open(routing: &Routing, rule: &Arc<Rule>, who: &Client, record: &mut Re
         rule.backend(rand::random()).ok_or_else(|| nowhere(500, "the route has no backend to send connections to"))?;
     record.backend = Some(backend.name.clone());
     let upstream = backend.endpoint(rand::random()).map_err(|answer| nowhere(answer.status, &answer.text))?;
-    dial(routing, upstream, who.address).await
+    dial(routing, &upstream.on_behalf_of(who.address, who.local), who.address).await
 }
 
 /// Copies both ways. The end of one direction is passed on, and the other goes on without it.

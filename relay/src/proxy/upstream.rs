@@ -45,6 +45,10 @@ const IDLE_PER_UPSTREAM_MAX: usize = 128;
 /// Resting connections of one worker; more are closed when they come back.
 const IDLE_MAX: usize = 1024;
 
+/// HTTP/2 connections that one worker keeps for further requests; beyond it the one unused for longest ends after its
+/// last. Only upstreams that announce each client need so many.
+const SHARED_MAX: usize = 1024;
+
 /// How often connections that rested too long are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -287,6 +291,10 @@ impl Pool {
         let attempt = tokio::spawn(async move { pool.make_shareable(&target, client).await.map_err(Arc::new) });
         let attempt = attempt.map(|done| done.unwrap_or_else(|_| Err(Arc::new(Failure::Internal))));
         let connection = attempt.boxed().shared();
+        if resting.http2.len() >= SHARED_MAX {
+            let oldest = resting.http2.iter().min_by_key(|(_, slot)| slot.used).map(|(upstream, _)| upstream.clone());
+            oldest.and_then(|oldest| resting.http2.remove(&oldest));
+        }
         resting.http2.insert(upstream.clone(), Slot { connection: connection.clone(), used: now });
         self.watch_over(&mut resting);
         (connection, false)
@@ -399,6 +407,10 @@ impl Lease {
     pub(super) fn give_back(self) {
         let Self { pool, upstream, mut sender } = self;
         let Some(pool) = pool.upgrade() else { return };
+        // It is for one client, and would keep others' from resting long after that client has gone.
+        if upstream.announces.is_some() {
+            return;
+        }
         if sender.is_ready() {
             pool.put_idle(&upstream, sender);
             return;

@@ -39,7 +39,7 @@ pub enum Header {
 }
 
 /// The two ends of the connection that the proxy took, both IPv4 or both IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Addresses {
     source: SocketAddr,
     destination: SocketAddr,

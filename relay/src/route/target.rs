@@ -9,7 +9,10 @@ use super::{
     filter::{Filters, Retry, Timeouts},
     tls::{Certified, UpstreamTls},
 };
-use crate::tunnel::FlowTarget;
+use crate::{
+    proxy_protocol::{Addresses, Header, Version, encode},
+    tunnel::FlowTarget,
+};
 
 /// One place that serves requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +55,16 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// In the clear without it.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// What each connection begins with, to say for whom it is.
+    pub announces: Option<Announces>,
+}
+
+/// Backends are told who the client is by the PROXY protocol, so that a connection serves one client only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Announces {
+    pub version: Version,
+    /// The client, and where it connected to; unknown until there is a client.
+    pub of: Option<Addresses>,
 }
 
 impl Upstream {
@@ -59,7 +72,27 @@ impl Upstream {
     #[must_use]
     pub fn node(project: &ProjectName, node: &NodeName, port: u16, protocol: Protocol) -> Self {
         let target = FlowTarget { project: project.clone(), node: node.clone(), agent: None, port };
-        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None }
+        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None, announces: None }
+    }
+
+    /// The same upstream for a connection that `client` made to `local`: another one where clients are announced.
+    #[must_use]
+    pub fn on_behalf_of(self: &Arc<Self>, client: SocketAddr, local: SocketAddr) -> Arc<Self> {
+        match self.announces {
+            None => self.clone(),
+            Some(Announces { version, .. }) => {
+                let announces = Some(Announces { version, of: Addresses::new(client, local) });
+                Arc::new(Self { announces, ..Self::clone(self) })
+            }
+        }
+    }
+}
+
+impl Announces {
+    /// As bytes.
+    #[must_use]
+    pub fn header(&self) -> Vec<u8> {
+        encode(self.version, &self.of.map_or(Header::Local, Header::Proxied))
     }
 }
 
@@ -194,7 +227,13 @@ mod tests {
 
     fn upstream(port: u16) -> Arc<Upstream> {
         let endpoint = Endpoint::Address(SocketAddr::from(([192, 0, 2, 1], port)));
-        Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None })
+        Arc::new(Upstream {
+            project: ProjectName::default(),
+            endpoint,
+            protocol: Protocol::Http1,
+            tls: None,
+            announces: None,
+        })
     }
 
     fn rule(backends: Vec<Backend>) -> Rule {

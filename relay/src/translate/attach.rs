@@ -147,7 +147,8 @@ pub(super) fn find_listeners<'a>(snapshot: &'a Snapshot, gateways: &[Placed<'a>]
     part_http_from_grpc(routes);
 }
 
-/// On one listener a hostname belongs to HTTPRoutes or to GRPCRoutes: the older route says (Gateway API, `GRPCRoute`).
+/// Of an HTTPRoute and a GRPCRoute whose hostnames meet on a listener, it takes the older (Gateway API,
+/// `GRPCRouteSpec.hostnames`).
 ///
 /// `routes` are ordered by age.
 fn part_http_from_grpc(routes: &mut [Compiled<'_>]) {
@@ -155,16 +156,23 @@ fn part_http_from_grpc(routes: &mut [Compiled<'_>]) {
     if !routes.iter().any(|route| route.kind == Kind::GrpcRoute) {
         return;
     }
-    let mut taken: BTreeMap<(usize, usize, HostPattern), Kind> = BTreeMap::new();
+    let mut taken: BTreeMap<(usize, usize, Kind), BTreeSet<HostPattern>> = BTreeMap::new();
     for route in routes.iter_mut().filter(|route| is_http(route.kind)) {
-        let kind = route.kind;
+        let other = if route.kind == Kind::HttpRoute { Kind::GrpcRoute } else { Kind::HttpRoute };
         for parent in &mut route.parents {
             let Outcome::Attached(attached) = &mut parent.outcome else { continue };
-            let had = !attached.is_empty();
-            attached.retain(|at| *taken.entry((at.gateway, at.listener, at.host.clone())).or_insert(kind) == kind);
-            if had && attached.is_empty() {
-                let message =
-                    "an older route of the other kind, HTTPRoute or GRPCRoute, has these hostnames".to_owned();
+            let meets = |at: &Attached| {
+                let theirs = taken.get(&(at.gateway, at.listener, other));
+                theirs.is_some_and(|hosts| hosts.iter().any(|host| host.intersect(&at.host).is_some()))
+            };
+            let lost: BTreeSet<(usize, usize)> =
+                attached.iter().filter(|at| meets(at)).map(|at| (at.gateway, at.listener)).collect();
+            attached.retain(|at| !lost.contains(&(at.gateway, at.listener)));
+            for at in &*attached {
+                taken.entry((at.gateway, at.listener, route.kind)).or_default().insert(at.host.clone());
+            }
+            if attached.is_empty() && !lost.is_empty() {
+                let message = format!("an older {} has hostnames of it", other.info().name);
                 parent.outcome = Outcome::Refused { reason: "HostnameConflict", message };
             }
         }

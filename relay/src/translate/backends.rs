@@ -99,7 +99,7 @@ impl Form {
             Self::Address(ip) => Endpoint::Address(SocketAddr::new(ip, port)),
             Self::Host(name) => Endpoint::Host { name, port },
         };
-        Upstream { project: project.clone(), endpoint, protocol, tls }
+        Upstream { project: project.clone(), endpoint, protocol, tls, announces: None }
     }
 }
 
@@ -318,7 +318,7 @@ fn of_service(
     };
     let upstream = |address| {
         let (project, endpoint) = (origin.index.project.clone(), Endpoint::Address(address));
-        Arc::new(Upstream { project, endpoint, protocol, tls: tls.clone() })
+        Arc::new(Upstream { project, endpoint, protocol, tls: tls.clone(), announces: None })
     };
     Ok(Target::Upstreams(found.addresses.into_iter().map(upstream).collect()))
 }

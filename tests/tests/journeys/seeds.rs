@@ -76,8 +76,8 @@ fn objection(manifest: &Value) -> Option<&'static str> {
     let parent = &spec["parentRefs"][0];
     match kind {
         _ if UNBUILT.contains(&kind) => Some("not served yet"),
-        // On one listener all hostnames belong to the seed's HTTPRoutes, which come first.
-        "GRPCRoute" => Some("an older route of the other kind"),
+        // HTTPRoutes of the same seed have the same hostnames on the same listeners: see docs/errata.md.
+        "GRPCRoute" => Some("an older HTTPRoute"),
         // The seed has that Gateway in another namespace.
         "HTTPRoute" if parent["name"] == "task-api-gateway" && manifest["metadata"]["namespace"] == "default" => {
             Some("does not exist")
@@ -93,7 +93,7 @@ fn misjudged(manifest: &Value, object: &Value) -> Option<String> {
     let conditions = conditions(&object["status"]);
     let accepted = conditions.iter().find(|condition| condition["type"] == "Accepted");
     let is_right = match manifest["kind"].as_str().unwrap() {
-        // It has no status; a warning at its writing says that it is not served yet.
+        // It has no status.
         "ReferenceGrant" => true,
         "TunnelNode" => !conditions.is_empty(),
         _ => accepted.is_some_and(|accepted| match objection(manifest) {

@@ -111,7 +111,13 @@ impl Server {
 
     fn target(&self, tls: UpstreamTls, protocol: Protocol) -> Target {
         let (project, endpoint) = (ProjectName::default(), Endpoint::Address(self.address));
-        Target::Upstreams(vec![Arc::new(Upstream { project, endpoint, protocol, tls: Some(Arc::new(tls)) })])
+        Target::Upstreams(vec![Arc::new(Upstream {
+            project,
+            endpoint,
+            protocol,
+            tls: Some(Arc::new(tls)),
+            announces: None,
+        })])
     }
 }
 
@@ -317,7 +323,7 @@ async fn a_backend_without_tls_is_502_and_grpc_is_told_that_it_is_unavailable() 
     let plain = echo().await;
     let (project, endpoint) = (ProjectName::default(), Endpoint::Address(plain));
     let tls = Some(Arc::new(ca.trusted()));
-    let upstream = Upstream { project, endpoint, protocol: Protocol::Http1, tls };
+    let upstream = Upstream { project, endpoint, protocol: Protocol::Http1, tls, announces: None };
     let gate = Gate::open(&[("a.com", Target::Upstreams(vec![Arc::new(upstream)]))]);
     let (status, body) = gate.get("a.com", "/").await;
     assert_eq!(status, 502, "{body}");

@@ -6,11 +6,13 @@ mod compression;
 mod connections;
 mod datagrams;
 mod filters;
+mod http3;
 mod proxied;
 mod requests;
 mod streams;
 mod tls;
 mod upstreams;
+mod websockets;
 
 use std::{
     convert::Infallible,
@@ -181,7 +183,8 @@ fn attach(builder: &mut TableBuilder, at: ListenAddress, host: &str, rule: Rule)
 }
 
 fn to(endpoint: Endpoint, protocol: Protocol) -> Target {
-    Target::Upstreams(vec![Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol, tls: None })])
+    let project = ProjectName::default();
+    Target::Upstreams(vec![Arc::new(Upstream { project, endpoint, protocol, tls: None, announces: None })])
 }
 
 fn to_address(address: SocketAddr) -> Target {

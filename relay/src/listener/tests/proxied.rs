@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::*;
+use super::{
+    tls::{rule, to_backend},
+    *,
+};
 use crate::{
     proxy_protocol::{Addresses, Header, Version, encode},
-    route::table::FromProxies,
+    route::{table::FromProxies, target::Announces},
 };
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 80\r\n";
@@ -90,5 +93,95 @@ async fn a_header_that_does_not_come_is_not_waited_for() {
         stream.write_all(begun.as_bytes()).await.unwrap();
         let end = timeout(Duration::from_secs(11), stream.read(&mut [0; 16])).await.unwrap();
         assert!(matches!(end, Ok(0) | Err(_)), "{begun:?}");
+    }
+}
+
+/// A backend at `address` that is told of each client in this way.
+fn told_of_clients(address: SocketAddr, version: Version, protocol: Protocol) -> target::Backend {
+    let (project, endpoint) = (ProjectName::default(), Endpoint::Address(address));
+    let announces = Some(Announces { version, of: None });
+    let upstream = Upstream { project, endpoint, protocol, tls: None, announces };
+    target::Backend { target: Target::Upstreams(vec![Arc::new(upstream)]), ..to_backend(address, 1) }
+}
+
+/// What a connection of `client` begins with.
+fn header(version: Version, client: &TcpStream) -> Vec<u8> {
+    let addresses = Addresses::new(client.local_addr().unwrap(), client.peer_addr().unwrap()).unwrap();
+    encode(version, &Header::Proxied(addresses))
+}
+
+#[tokio::test]
+async fn backends_of_streams_are_told_of_the_client() {
+    for version in [Version::V1, Version::V2] {
+        let (listener, address) = listener().await;
+        let mut builder = TableBuilder::default();
+        let at = ListenAddress::shared(443);
+        builder.tcp(at, Some(rule(vec![told_of_clients(address, version, Protocol::Http1)])));
+        let gate = Gate::serving(builder.build());
+        let mut client = gate.connect().await;
+        client.write_all(b"hello").await.unwrap();
+        client.shutdown().await.unwrap();
+        let (mut backend, _) = listener.accept().await.unwrap();
+        let mut said = Vec::new();
+        backend.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, [&header(version, &client), &b"hello"[..]].concat());
+    }
+}
+
+#[tokio::test]
+async fn what_one_proxy_says_is_told_to_the_next() {
+    let (listener, address) = listener().await;
+    let mut builder = TableBuilder::default();
+    let at = ListenAddress::shared(443);
+    builder.tcp(at, Some(rule(vec![told_of_clients(address, Version::V1, Protocol::Http1)])));
+    builder.from_proxies(at, FromProxies::Always);
+    let gate = Gate::serving(builder.build());
+    let mut client = gate.connect().await;
+    client.write_all(V1).await.unwrap();
+    client.shutdown().await.unwrap();
+    let (mut backend, _) = listener.accept().await.unwrap();
+    let mut said = Vec::new();
+    backend.read_to_end(&mut said).await.unwrap();
+    assert_eq!(said, V1);
+}
+
+/// A backend that reads a line of version 1 from each connection, serves HTTP on it, and answers with the line.
+async fn answering_with_the_line() -> SocketAddr {
+    let (listener, address) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut line = Vec::new();
+            while !line.ends_with(b"\r\n") {
+                line.push(stream.read_u8().await.unwrap());
+            }
+            let line = Bytes::from(line);
+            let service = service_fn(move |_: Request<Incoming>| {
+                let response = Response::new(Full::new(line.clone()));
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let builder = auto::Builder::new(TokioExecutor::new());
+            tokio::spawn(async move { drop(builder.serve_connection(TokioIo::new(stream), service).await) });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn connections_that_tell_of_one_client_serve_no_other() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let address = answering_with_the_line().await;
+        let target = told_of_clients(address, Version::V1, protocol).target;
+        let gate = Gate::open(&[("a.com", target)]);
+        for _ in 0..3 {
+            let stream = gate.connect().await;
+            let want = header(Version::V1, &stream);
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            for _ in 0..2 {
+                let (status, line) = told(sender.send_request(get("a.com", "/")).await.unwrap()).await;
+                assert_eq!((status, line.as_bytes()), (200, &want[..]));
+                sender.ready().await.unwrap();
+            }
+        }
     }
 }

@@ -63,6 +63,7 @@ async fn connections_are_never_shared_between_projects() {
         endpoint: Endpoint::Address(address),
         protocol: Protocol::Http1,
         tls: None,
+        announces: None,
     };
     let gate = Gate::open(&[("a.com", to_address(address)), ("b.com", Target::Upstreams(vec![Arc::new(other)]))]);
     assert_eq!(gate.get("a.com", "/").await.0, 200);

@@ -319,12 +319,16 @@ fn of_http_and_grpc_routes_the_older_has_a_hostname() {
         gateway,
         route(Kind::GrpcRoute, "grpc", 1, json!(["a.com"])),
         route(Kind::HttpRoute, "same", 2, json!(["a.com"])),
+        route(Kind::HttpRoute, "any", 3, Value::Null),
         route(Kind::HttpRoute, "both", 3, json!(["a.com", "b.com"])),
+        route(Kind::HttpRoute, "other", 3, json!(["b.com"])),
     ];
     let translation = translated(objects);
     assert_eq!(accepted(&translation, Kind::GrpcRoute, "grpc"), "Accepted=True/Accepted");
     assert_eq!(accepted(&translation, Kind::HttpRoute, "same"), "Accepted=False/HostnameConflict");
-    assert_eq!(accepted(&translation, Kind::HttpRoute, "both"), "Accepted=True/Accepted");
+    assert_eq!(accepted(&translation, Kind::HttpRoute, "any"), "Accepted=False/HostnameConflict");
+    assert_eq!(accepted(&translation, Kind::HttpRoute, "both"), "Accepted=False/HostnameConflict");
+    assert_eq!(accepted(&translation, Kind::HttpRoute, "other"), "Accepted=True/Accepted");
     assert_eq!(translation.goes(80, "b.com", "/"), "default 192.0.2.9:1");
 }
 
