@@ -22,7 +22,7 @@ use tokio::{
     time::{Sleep, sleep, sleep_until},
 };
 
-use super::{compression::Packed, record::Record, upstream::Lease};
+use super::{record::Record, upstream::Lease};
 
 /// How long a client may keep a backend waiting for the next part of a body.
 ///
@@ -308,7 +308,8 @@ pub struct ResponseBody {
 enum Source {
     Text(Option<Bytes>),
     Stream(Box<Download>),
-    Packed(Box<Packed>),
+    /// Another body, changed on its way.
+    Other(UnsyncBoxBody<Bytes, BodyError>),
 }
 
 #[derive(Debug)]
@@ -339,8 +340,8 @@ impl ResponseBody {
         Self { source: Source::Stream(Box::new(download)), record: Record::default() }
     }
 
-    pub(super) fn packed(packed: Packed) -> Self {
-        Self { source: Source::Packed(Box::new(packed)), record: Record::default() }
+    pub(super) fn other(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        Self { source: Source::Other(UnsyncBoxBody::new(body)), record: Record::default() }
     }
 
     /// Keeps `record` until the body has passed.
@@ -370,8 +371,8 @@ impl Body for ResponseBody {
                 record.sent(text.as_ref().map_or(0, |text| text.len() as u64));
                 return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
             }
-            Source::Packed(packed) => {
-                let frame = packed.poll(cx);
+            Source::Other(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
                 match &frame {
                     Poll::Ready(Some(Ok(frame))) => record.sent(data_bytes(frame)),
                     Poll::Ready(Some(Err(error))) => record.broke(error),
@@ -406,7 +407,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Text(text) => text.is_none(),
-            Source::Packed(packed) => packed.is_end(),
+            Source::Other(body) => body.is_end_stream(),
             Source::Stream(download) => download.incoming.is_end_stream(),
         }
     }
@@ -414,7 +415,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Source::Packed(_) => SizeHint::default(),
+            Source::Other(_) => SizeHint::default(),
             Source::Stream(download) => download.incoming.size_hint(),
         }
     }

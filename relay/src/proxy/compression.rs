@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
-use hyper::body::{Body as _, Frame};
+use hyper::body::{Body, Frame};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -123,7 +123,7 @@ pub(super) fn pack(
     headers.remove(header::ACCEPT_RANGES);
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name(algorithm)));
     weaken(headers);
-    response.map(|inner| ResponseBody::packed(Packed { inner, encoder, waiting: 0, trailers: None, slot: Some(slot) }))
+    response.map(|inner| ResponseBody::other(Packed { inner, encoder, waiting: 0, trailers: None, slot: Some(slot) }))
 }
 
 fn name(algorithm: Algorithm) -> &'static str {
@@ -175,7 +175,7 @@ fn weaken(headers: &mut HeaderMap) {
 }
 
 /// A body that is packed while it passes.
-pub(super) struct Packed {
+struct Packed {
     inner: ResponseBody,
     encoder: Encoder,
     /// Bytes that the encoder may still hold.
@@ -193,11 +193,7 @@ impl fmt::Debug for Packed {
 }
 
 impl Packed {
-    pub(super) fn is_end(&self) -> bool {
-        self.slot.is_none() && self.trailers.is_none()
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.slot.is_none() {
             return Poll::Ready(self.trailers.take().map(Ok));
         }
@@ -243,6 +239,19 @@ impl Packed {
 
     fn frame(&mut self) -> Frame<Bytes> {
         Frame::data(mem::take(self.encoder.output()).into())
+    }
+}
+
+impl Body for Packed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.poll(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.slot.is_none() && self.trailers.is_none()
     }
 }
 

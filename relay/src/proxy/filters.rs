@@ -15,6 +15,7 @@ use super::{
     answer::Failure,
     body::ResponseBody,
     compression::{self, Asks},
+    grpc_web,
     request::Asked,
 };
 use crate::route::{
@@ -56,6 +57,8 @@ pub(super) struct Back<'a> {
     pub(super) origin: Option<HeaderValue>,
     pub(super) asks: Asks,
     pub(super) packing: &'a Arc<Semaphore>,
+    /// The form of gRPC-Web in which the client wants it.
+    pub(super) web: Option<grpc_web::Form>,
 }
 
 /// Applies what acts on the answer, those of the backend first; what packs it sees it as it would go out.
@@ -71,6 +74,9 @@ pub(super) fn after(
         if let Some(cors) = filters.cors.as_ref().filter(|_| !is_preflight) {
             cors.mark(back.origin.as_ref(), response.headers_mut());
         }
+    }
+    if let Some(form) = back.web {
+        response = form.answer(response);
     }
     compression::pack(filters, back.asks, back.packing, response)
 }

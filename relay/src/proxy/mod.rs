@@ -10,6 +10,7 @@ pub mod datagrams;
 pub mod dial;
 mod exchange;
 mod filters;
+mod grpc_web;
 mod headers;
 pub mod may_dial;
 mod mirror;
@@ -46,7 +47,7 @@ use crate::{
     route::{
         matcher::Head,
         table::{ListenAddress, Miss, Scheme, Table, TlsListener},
-        target::{Backend, Protocol, Rule},
+        target::{Answers, Backend, Protocol, Rule},
     },
     tunnel::Tunnels,
 };
@@ -141,11 +142,17 @@ impl Proxy {
         let mut asked = request::check(&parts)?;
         let rule = select(&self.routing.table.load(), &asked, &parts, client)?;
         record.chose(&rule, None);
-        let trailers = headers::forward_request(&mut parts.headers, &asked, client);
+        let web = if rule.answers == Answers::Grpc { grpc_web::Form::take(&mut parts.headers) } else { None };
+        let incoming = match web {
+            Some(form) => form.upload(incoming),
+            None => incoming,
+        };
+        let trailers = headers::forward_request(&mut parts.headers, &asked, client) || web.is_some();
         let back = filters::Back {
             origin: parts.headers.get(header::ORIGIN).cloned(),
             asks: if upgrade.is_some() { Asks::default() } else { Asks::of(&rule, &parts) },
             packing: &self.packing,
+            web,
         };
         if let Some(answer) = filters::before(&rule.filters, &mut parts, &mut asked, client) {
             return Ok(filters::after(&[&rule.filters], &back, answer?));

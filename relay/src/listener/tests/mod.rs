@@ -6,6 +6,7 @@ mod compression;
 mod connections;
 mod datagrams;
 mod filters;
+mod grpc_web;
 mod http3;
 mod proxied;
 mod requests;
