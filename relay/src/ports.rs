@@ -1,5 +1,7 @@
 //! The Gateways' ports, as sockets: bound where `--gateway-address` and `--port-map` say, one per worker, while a Gateway wants them.
 
+mod http3;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -11,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::http3::Http3Ports;
 use crate::{
     config::GatewayConfig,
     listener::{Worker, bind},
@@ -25,6 +28,7 @@ pub struct Ports {
     bound: BTreeMap<(ListenAddress, Transport), Bound>,
     /// Why a listen address could not be had when it was last tried; said once.
     unavailable: BTreeMap<ListenAddress, String>,
+    http3: Http3Ports,
 }
 
 /// TCP and UDP have ports of their own.
@@ -59,7 +63,7 @@ impl Ports {
     /// No port yet; each will have a socket on every one of `workers`.
     #[must_use]
     pub fn new(config: GatewayConfig, workers: Vec<(Handle, Arc<Worker>)>) -> Self {
-        Self { config, workers, bound: BTreeMap::new(), unavailable: BTreeMap::new() }
+        Self { config, workers, bound: BTreeMap::new(), unavailable: BTreeMap::new(), http3: Http3Ports::default() }
     }
 
     /// Binds what is wanted and was not bound, gives up what is not wanted any more, and says what cannot be had.
@@ -75,6 +79,7 @@ impl Ports {
             }
             keep
         });
+        self.http3.release(wanted);
         let mut unavailable = BTreeMap::new();
         for &(at, speaks) in wanted {
             let transport = Transport::of(speaks);
@@ -96,6 +101,9 @@ impl Ports {
                 }
             }
         }
+        for ((at, _), bound) in self.bound.iter().filter(|((_, transport), _)| *transport == Transport::Tcp) {
+            self.http3.open(*at, &bound.addresses, wanted, &self.workers);
+        }
         self.unavailable.clone_from(&unavailable);
         unavailable
     }
@@ -107,6 +115,7 @@ impl Ports {
 
     /// Stops accepting on every port, and says who has connections to finish.
     pub fn close(self) -> Vec<(Handle, Arc<Worker>)> {
+        self.http3.close();
         for bound in self.bound.values() {
             bound.stop.cancel();
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     service::service_fn,
@@ -26,14 +26,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Worker,
     handshake::{self, Opened},
+    http3::alternative::advertise,
     proxied,
     watch::{InFlight, Overdue, TICK, Watch, Watched},
 };
 use crate::{
     clock,
     proxy::{
-        Client,
-        body::{BodyError, ResponseBody},
+        Client, Hold,
+        body::{BodyError, ClientBody, ResponseBody},
         stream,
     },
     route::table::Port,
@@ -129,9 +130,19 @@ where
 {
     let watch = Watch::new(clock::instant());
     let stream = Watched { stream, watch: watch.clone(), _room: room };
-    let service = service_fn(|request: Request<Incoming>| {
+    let alternative = worker.http3.alternative(&worker.gateway.routing.table.load(), &client);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if request.method() == Method::CONNECT {
+            // Over HTTP/2 an upgraded stream outlives its answer, and the connection is not idle for as long.
+            request.extensions_mut().insert(Hold::new(watch.begin()));
+        }
         let (worker, client, in_flight) = (worker.clone(), client.clone(), watch.begin());
-        async move { Ok::<_, Infallible>(handle(&worker, request, client, in_flight).await) }
+        let alternative = alternative.clone();
+        async move {
+            let mut response = handle(&worker, request, client, in_flight).await;
+            advertise(&mut response, alternative.as_ref());
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = pin!(worker.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut finishing = false;
@@ -171,7 +182,7 @@ async fn handle(
     client: Client,
     in_flight: InFlight,
 ) -> Response<CountedBody> {
-    let response = worker.proxy.handle(request, &client).await;
+    let response = worker.proxy.handle(request.map(ClientBody::Http), &client).await;
     response.map(|body| CountedBody { body, _in_flight: in_flight })
 }
 

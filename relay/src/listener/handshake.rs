@@ -114,7 +114,10 @@ async fn read_hello(stream: &mut TcpStream) -> Result<Hello, HandshakeError> {
         }
         let mut news = &bytes[fed..];
         while !news.is_empty() {
-            acceptor.read_tls(&mut news)?;
+            // Without this, a beginning that is taken for an end would be waited on for ever.
+            if acceptor.read_tls(&mut news)? == 0 {
+                return Err(io::Error::from(io::ErrorKind::InvalidData).into());
+            }
         }
         match acceptor.accept() {
             Ok(None) => {}

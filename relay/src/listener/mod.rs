@@ -7,7 +7,7 @@
 //! 2. One `Worker::new(gateway.clone())` inside each current-thread runtime.
 //! 3. The controller stores each new table in `gateway.routing.table`; [`wanted`] says which ports it needs. For a port
 //!    that is new, [`bind::bind`] gives one socket per worker on the same address; hand each to [`Worker::serve`] of its
-//!    worker; for datagrams, [`bind::bind_datagrams`] and [`Worker::serve_datagrams`]. For a port that went, cancel the
+//!    worker; for datagrams, [`bind::bind_datagrams`] and [`Worker::serve_datagrams`], or [`Worker::serve_http3`]. For a port that went, cancel the
 //!    token that its `serve` was given.
 //! 4. To stop: cancel all tokens, then await [`Worker::drain`] in every worker.
 
@@ -15,6 +15,7 @@ pub mod bind;
 mod connection;
 mod datagrams;
 mod handshake;
+mod http3;
 mod proxied;
 pub mod tls;
 mod watch;
@@ -88,12 +89,14 @@ pub struct Gateway {
     pub tls: ArcSwapOption<rustls::ServerConfig>,
     /// What all others present.
     pub configs: tls::Configs,
+    http3_tickets: http3::Tickets,
 }
 
 impl Gateway {
     #[must_use]
     pub fn new(routing: Arc<Routing>) -> Arc<Self> {
-        Arc::new(Self { routing, tls: ArcSwapOption::empty(), configs: tls::Configs::default() })
+        let (configs, http3_tickets) = (tls::Configs::default(), http3::Tickets::default());
+        Arc::new(Self { routing, tls: ArcSwapOption::empty(), configs, http3_tickets })
     }
 }
 
@@ -113,6 +116,7 @@ pub struct Worker {
     builder: auto::Builder<TokioExecutor>,
     room: Arc<Semaphore>,
     datagrams: Limits,
+    http3: Arc<http3::Served>,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -128,7 +132,8 @@ impl Worker {
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         let proxy = Proxy::new(gateway.routing.clone(), tasks.clone(), cut.clone());
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Arc::new(Self { gateway, proxy, builder: builder(), room, datagrams: Limits::new(sessions), tasks, cut })
+        let (datagrams, http3) = (Limits::new(sessions), Arc::default());
+        Arc::new(Self { gateway, proxy, builder: builder(), room, datagrams, http3, tasks, cut })
     }
 
     /// Accepts on `socket` until `stop` is cancelled, which also asks the connections to finish.
@@ -203,6 +208,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(RESETS_OWN_MAX)

@@ -66,6 +66,8 @@ pub enum Failure {
     Framing,
     #[error("the backend switched protocols without being asked to")]
     UnaskedUpgrade,
+    #[error("the backend did not take the WebSocket as it should")]
+    Handshake,
     #[error("the backend speaks HTTP/2, over which WebSockets are not supported yet")]
     UpgradeUnsupported,
     #[error("the gateway could not forward the request")]
@@ -86,7 +88,9 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Refused(Refusal::TooManyHeaders) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Refused(Refusal::Connect) | Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Refused(Refusal::Connect | Refusal::Protocol) | Self::UpgradeUnsupported => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             Self::Refused(_) => StatusCode::BAD_REQUEST,
             Self::UnknownHost { .. } | Self::NoRule { .. } => StatusCode::NOT_FOUND,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
@@ -107,7 +111,8 @@ impl Failure {
             | Self::Tls(_)
             | Self::Exchange { .. }
             | Self::Framing
-            | Self::UnaskedUpgrade => StatusCode::BAD_GATEWAY,
+            | Self::UnaskedUpgrade
+            | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }

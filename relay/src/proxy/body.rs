@@ -14,8 +14,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{
+    io::DuplexStream,
     sync::mpsc,
     time::{Sleep, sleep, sleep_until},
 };
@@ -39,10 +41,57 @@ pub enum BodyError {
     Stalled(Duration),
     #[error("the sender broke off")]
     Broken(#[from] hyper::Error),
+    #[error("the sender broke off: {0}")]
+    Lost(String),
+    #[error("the body is not as long as its head says")]
+    Length,
+    #[error("the response could not be packed")]
+    Packing(#[from] std::io::Error),
     #[error("the response took longer than its route allows")]
     TooLong,
     #[error("the copy of a body fell behind, or was broken off")]
     Behind,
+}
+
+/// What follows the head of a client's request, as its listener hands it over.
+#[derive(Debug)]
+pub enum ClientBody {
+    /// Of HTTP/1.1 and HTTP/2.
+    Http(Incoming),
+    Empty,
+    /// Of a protocol that the listener reads itself.
+    Other(UnsyncBoxBody<Bytes, BodyError>),
+    /// No body, but the bytes of an extended CONNECT, both ways (RFC 9220), for when the backend agrees.
+    Switched(DuplexStream),
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Http(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Other(body) => Pin::new(body).poll_frame(cx),
+            Self::Empty | Self::Switched(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http(incoming) => incoming.is_end_stream(),
+            Self::Other(body) => body.is_end_stream(),
+            Self::Empty | Self::Switched(_) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http(incoming) => incoming.size_hint(),
+            Self::Other(body) => body.size_hint(),
+            Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
+        }
+    }
 }
 
 /// Counts a request's body while it passes.
@@ -84,14 +133,14 @@ impl Stall {
     }
 
     /// Passes `frame` on, or turns too long a wait into [`BodyError::Stalled`].
-    fn watch(
+    fn watch<E: Into<BodyError>>(
         &mut self,
         cx: &mut Context<'_>,
-        frame: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+        frame: Poll<Option<Result<Frame<Bytes>, E>>>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = frame {
             self.waiting = false;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit)));
         if !self.waiting {
@@ -119,7 +168,7 @@ pub enum RequestBody {
 /// A body that the client is still sending.
 #[derive(Debug)]
 pub struct Upload {
-    incoming: Incoming,
+    incoming: ClientBody,
     /// What was read of it already.
     ahead: VecDeque<Bytes>,
     meter: Arc<Meter>,
@@ -139,12 +188,12 @@ pub enum Copied {
 const COPY_PARTS_MAX: usize = 64;
 
 impl RequestBody {
-    pub(super) fn stream(incoming: Incoming, meter: Arc<Meter>) -> Self {
+    pub(super) fn stream(incoming: ClientBody, meter: Arc<Meter>) -> Self {
         Self::rest(VecDeque::new(), incoming, meter)
     }
 
     /// A body of which `ahead` was read already.
-    pub(super) fn rest(ahead: VecDeque<Bytes>, incoming: Incoming, meter: Arc<Meter>) -> Self {
+    pub(super) fn rest(ahead: VecDeque<Bytes>, incoming: ClientBody, meter: Arc<Meter>) -> Self {
         let stall = Stall::new(UPLOAD_IDLE);
         Self::Stream(Box::new(Upload { incoming, ahead, meter, stall, copies: Vec::new() }))
     }
@@ -259,6 +308,8 @@ pub struct ResponseBody {
 enum Source {
     Text(Option<Bytes>),
     Stream(Box<Download>),
+    /// Another body, changed on its way.
+    Other(UnsyncBoxBody<Bytes, BodyError>),
 }
 
 #[derive(Debug)]
@@ -289,6 +340,10 @@ impl ResponseBody {
         Self { source: Source::Stream(Box::new(download)), record: Record::default() }
     }
 
+    pub(super) fn other(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        Self { source: Source::Other(UnsyncBoxBody::new(body)), record: Record::default() }
+    }
+
     /// Keeps `record` until the body has passed.
     pub(super) fn recorded(mut self, record: Record) -> Self {
         self.record = record;
@@ -315,6 +370,15 @@ impl Body for ResponseBody {
                 let text = text.take();
                 record.sent(text.as_ref().map_or(0, |text| text.len() as u64));
                 return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
+            }
+            Source::Other(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                match &frame {
+                    Poll::Ready(Some(Ok(frame))) => record.sent(data_bytes(frame)),
+                    Poll::Ready(Some(Err(error))) => record.broke(error),
+                    Poll::Ready(None) | Poll::Pending => {}
+                }
+                return frame;
             }
             Source::Stream(download) => download,
         };
@@ -343,6 +407,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Text(text) => text.is_none(),
+            Source::Other(body) => body.is_end_stream(),
             Source::Stream(download) => download.incoming.is_end_stream(),
         }
     }
@@ -350,6 +415,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Other(_) => SizeHint::default(),
             Source::Stream(download) => download.incoming.size_hint(),
         }
     }
@@ -367,12 +433,12 @@ mod tests {
         let start = tokio::time::Instant::now();
         for _ in 0..3 {
             let almost = UPLOAD_IDLE - Duration::from_secs(1);
-            let silence = poll_fn(|cx| stall.watch(cx, Poll::Pending));
+            let silence = poll_fn(|cx| stall.watch::<BodyError>(cx, Poll::Pending));
             assert!(tokio::time::timeout(almost, silence).await.is_err(), "the limit is not over yet");
-            let frame = poll_fn(|cx| stall.watch(cx, Poll::Ready(Some(Ok(Frame::data(Bytes::new()))))));
+            let frame = poll_fn(|cx| stall.watch::<BodyError>(cx, Poll::Ready(Some(Ok(Frame::data(Bytes::new()))))));
             assert!(matches!(frame.await, Some(Ok(_))));
         }
-        let stalled = poll_fn(|cx| stall.watch(cx, Poll::Pending)).await;
+        let stalled = poll_fn(|cx| stall.watch::<BodyError>(cx, Poll::Pending)).await;
         assert!(matches!(stalled, Some(Err(BodyError::Stalled(UPLOAD_IDLE)))));
         assert_eq!(start.elapsed().as_secs(), 3 * 59 + 60);
     }

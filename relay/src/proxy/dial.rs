@@ -76,16 +76,13 @@ impl Transport {
 /// told of the client where it shall be. For bytes of any kind.
 ///
 /// # Errors
-/// As [`dial_http`].
+/// [`Failure::Tunnel`], [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`],
+/// [`Failure::Tls`].
 pub async fn dial(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
     connected(routing, upstream, client, Carries::Bytes).await
 }
 
-/// The same for HTTP: over TLS the backend is told which, or asked where it may choose.
-///
-/// # Errors
-/// [`Failure::Tunnel`], [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`],
-/// [`Failure::Tls`].
+/// As [`dial`], for HTTP: over TLS the backend is told which, or asked where it may choose.
 pub(super) async fn dial_http(
     routing: &Routing,
     upstream: &Upstream,

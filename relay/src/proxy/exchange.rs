@@ -9,13 +9,13 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{Request, request::Parts};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::{sleep, timeout_at};
 
 use super::{
     Client, Proxy,
     answer::Failure,
-    body::{Meter, RequestBody},
+    body::{ClientBody, Meter, RequestBody},
     mirror, prepare,
     request::Asked,
     upgrade,
@@ -73,7 +73,7 @@ impl Exchange<'_> {
         &self,
         sent: Sent,
         of_rule: Sent,
-        incoming: Incoming,
+        incoming: ClientBody,
         upgrades: bool,
     ) -> Result<Answered, Failure> {
         let of_policy = self.backend.traffic().and_then(|traffic| traffic.request_timeout);
@@ -90,7 +90,7 @@ impl Exchange<'_> {
     async fn attempts(
         &self,
         (sent, of_rule): (Sent, Sent),
-        incoming: Incoming,
+        incoming: ClientBody,
         upgrades: bool,
         until: Option<Instant>,
     ) -> Result<Answered, Failure> {
@@ -220,7 +220,7 @@ fn pause(retry: &Retry, tried: u32) -> Duration {
 }
 
 /// Reads the body whole when it is short enough.
-async fn gather(mut incoming: Incoming, meter: &Arc<Meter>) -> Result<RequestBody, Failure> {
+async fn gather(mut incoming: ClientBody, meter: &Arc<Meter>) -> Result<RequestBody, Failure> {
     let mut parts = VecDeque::new();
     let mut length = 0;
     while let Some(frame) = incoming.frame().await {

@@ -1,13 +1,23 @@
 //! A rule's and a backend's filters at work on one request and its answer.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use http::{
     HeaderValue, Response, StatusCode, header,
     request::Parts,
     uri::{Authority, PathAndQuery},
 };
 
-use super::{Client, answer::Failure, body::ResponseBody, request::Asked};
+use tokio::sync::Semaphore;
+
+use super::{
+    Client,
+    answer::Failure,
+    body::ResponseBody,
+    compression::{self, Asks},
+    grpc_web,
+    request::Asked,
+};
 use crate::route::{
     change,
     filter::{Cors, Direct, End, Filters, PathChange, Redirect, Rewrite},
@@ -41,10 +51,20 @@ pub(super) fn before(
     rewritten.and_then(Result::err).map(Err)
 }
 
-/// Applies what acts on the answer, those of the backend first.
+/// What of the request its answer depends on.
+#[derive(Debug)]
+pub(super) struct Back<'a> {
+    pub(super) origin: Option<HeaderValue>,
+    pub(super) asks: Asks,
+    pub(super) packing: &'a Arc<Semaphore>,
+    /// The form of gRPC-Web in which the client wants it.
+    pub(super) web: Option<grpc_web::Form>,
+}
+
+/// Applies what acts on the answer, those of the backend first; what packs it sees it as it would go out.
 pub(super) fn after(
     filters: &[&Filters],
-    origin: Option<&HeaderValue>,
+    back: &Back<'_>,
     mut response: Response<ResponseBody>,
 ) -> Response<ResponseBody> {
     // What a preflight was told is not told twice.
@@ -52,10 +72,13 @@ pub(super) fn after(
     for filters in filters {
         filters.response_headers.apply(response.headers_mut());
         if let Some(cors) = filters.cors.as_ref().filter(|_| !is_preflight) {
-            cors.mark(origin, response.headers_mut());
+            cors.mark(back.origin.as_ref(), response.headers_mut());
         }
     }
-    response
+    if let Some(form) = back.web {
+        response = form.answer(response);
+    }
+    compression::pack(filters, back.asks, back.packing, response)
 }
 
 fn redirect(redirect: &Redirect, asked: &Asked, client: &Client) -> Result<Response<ResponseBody>, Failure> {
@@ -74,7 +97,7 @@ fn redirect(redirect: &Redirect, asked: &Asked, client: &Client) -> Result<Respo
 }
 
 fn direct(direct: &Direct) -> Response<ResponseBody> {
-    let body = Bytes::copy_from_slice(&direct.body);
+    let body = direct.body.clone();
     let mut response = Response::new(if body.is_empty() { ResponseBody::empty() } else { ResponseBody::text(body) });
     *response.status_mut() = StatusCode::from_u16(direct.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in &direct.headers {

@@ -7,10 +7,12 @@ mod affinity;
 pub mod answer;
 pub mod body;
 pub mod checks;
+mod compression;
 pub mod datagrams;
 pub mod dial;
 mod exchange;
 mod filters;
+mod grpc_web;
 mod headers;
 pub mod may_dial;
 mod mirror;
@@ -30,18 +32,19 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
-use hyper::body::Incoming;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     answer::{Failure, Language},
-    body::ResponseBody,
+    body::{ClientBody, ResponseBody},
+    compression::Asks,
     exchange::{Answered, Exchange, Sent},
     may_dial::DialPolicy,
     mirror::Mirrors,
     record::Record,
     request::Asked,
+    upgrade::Upgrade,
     upstream::{Pool, Reply},
     upstream_tls::ClientConfigs,
 };
@@ -51,10 +54,12 @@ use crate::{
         fleet::{Registry, Watched},
         matcher::Head,
         table::{ListenAddress, Miss, Scheme, Table, TlsListener},
-        target::{Backend, Protocol, Rule},
+        target::{Answers, Backend, Protocol, Rule},
     },
     tunnel::Tunnels,
 };
+
+pub use self::upgrade::Hold;
 
 /// What all workers share: the table of the day, and what may be dialled. Swapped whole, never locked.
 #[derive(Debug)]
@@ -131,6 +136,8 @@ pub struct Proxy {
     routing: Arc<Routing>,
     pool: Arc<Pool>,
     mirrors: Mirrors,
+    /// A permit for each response that may be packed.
+    packing: Arc<Semaphore>,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -141,19 +148,19 @@ impl Proxy {
     pub fn new(routing: Arc<Routing>, tasks: TaskTracker, cut: CancellationToken) -> Self {
         let pool = Pool::new(routing.clone());
         let mirrors = Mirrors::new(pool.clone(), tasks.clone(), cut.clone());
-        Self { pool, routing, mirrors, tasks, cut }
+        let packing = Arc::new(Semaphore::new(compression::PACKED_MAX));
+        Self { pool, routing, mirrors, packing, tasks, cut }
     }
 
     /// Serves one request. Every failure becomes an answer that says what is wrong.
-    pub async fn handle(&self, request: Request<Incoming>, client: &Client) -> Response<ResponseBody> {
+    pub async fn handle(&self, request: Request<ClientBody>, client: &Client) -> Response<ResponseBody> {
         let mut record = Record::new(request.method(), client.clone());
         let (version, language) = (request.version(), Language::of(request.headers()));
         match self.serve(request, client, &mut record).await {
             Ok(response) => {
                 record.answered(response.status());
-                let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-                // An upgraded connection keeps its record until the bytes end.
-                if upgraded { response } else { response.map(|body| body.recorded(record)) }
+                // That of an upgraded connection was taken, until the bytes end: this one is empty then.
+                response.map(|body| body.recorded(record))
             }
             Err(failure) => {
                 record.failed(&failure);
@@ -164,25 +171,35 @@ impl Proxy {
 
     async fn serve(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         client: &Client,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         let arrived = clock::instant();
-        let upgrade = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
+        let upgrade = upgrade::take(&mut request)?;
         let (mut parts, incoming) = request.into_parts();
         let mut asked = request::check(&parts)?;
         let rule = select(&self.routing.table.load(), &asked, &parts, client)?;
         record.chose(&rule, None);
-        let trailers = headers::forward_request(&mut parts.headers, &asked, client);
-        let origin = parts.headers.get(header::ORIGIN).cloned();
+        let web = if rule.answers == Answers::Grpc { grpc_web::Form::take(&mut parts.headers) } else { None };
+        let incoming = match web {
+            Some(form) => form.upload(incoming),
+            None => incoming,
+        };
+        let trailers = headers::forward_request(&mut parts.headers, &asked, client) || web.is_some();
+        let back = filters::Back {
+            origin: parts.headers.get(header::ORIGIN).cloned(),
+            asks: if upgrade.is_some() { Asks::default() } else { Asks::of(&rule, &parts) },
+            packing: &self.packing,
+            web,
+        };
         if let Some(answer) = filters::before(&rule.filters, &mut parts, &mut asked, client) {
-            return Ok(filters::after(&[&rule.filters], origin.as_ref(), answer?));
+            return Ok(filters::after(&[&rule.filters], &back, answer?));
         }
         let backend = choose(&rule, record)?;
         let of_rule = Sent { parts: parts.clone(), asked: asked.clone() };
         if let Some(answer) = filters::before(&backend.filters, &mut parts, &mut asked, client) {
-            return Ok(filters::after(&[&backend.filters, &rule.filters], origin.as_ref(), answer?));
+            return Ok(filters::after(&[&backend.filters, &rule.filters], &back, answer?));
         }
         let pin = affinity::find(backend, &parts.headers, client);
         let (key, meter) = (pin.key, record.meter());
@@ -191,25 +208,30 @@ impl Proxy {
         record.holds(reply.held.take());
         let mut response = self.pass_back(reply, upgrade, record)?;
         response.headers_mut().extend(pin.cookie.map(|cookie| (header::SET_COOKIE, cookie)));
-        Ok(filters::after(&[&backend.filters, &rule.filters], origin.as_ref(), response))
+        Ok(filters::after(&[&backend.filters, &rule.filters], &back, response))
     }
 
     fn pass_back(
         &self,
         reply: Answered,
-        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        upgrade: Option<Upgrade>,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         let Answered { reply: Reply { mut response, lease }, deadline, .. } = reply;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            let client = upgrade.filter(|_| upgrade::granted(&response)).ok_or(Failure::UnaskedUpgrade)?;
+            let upgrade = upgrade.ok_or(Failure::UnaskedUpgrade)?;
+            upgrade.check(&response)?;
             let backend = hyper::upgrade::on(&mut response);
             let (mut parts, _) = response.into_parts();
             headers::forward_response(&mut parts.headers);
-            upgrade::ask(&mut parts.headers);
+            upgrade.answer(&mut parts.status, &mut parts.headers);
+            record.answered(parts.status);
             let record = std::mem::take(record);
-            self.tasks.spawn(upgrade::join(client, backend, record, self.cut.clone()));
+            self.tasks.spawn(upgrade::join(upgrade, backend, record, self.cut.clone()));
             return Ok(Response::from_parts(plain(parts), ResponseBody::empty()));
+        }
+        if upgrade.is_some_and(|upgrade| !upgrade.may_refuse_with(response.status())) {
+            return Err(Failure::Handshake);
         }
         let doubtful = response.headers().contains_key(header::TRANSFER_ENCODING)
             && response.headers().contains_key(header::CONTENT_LENGTH);

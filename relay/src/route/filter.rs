@@ -2,8 +2,9 @@
 //!
 //! Plain data, compiled by `translate`; `proxy` acts on it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{
@@ -121,10 +122,11 @@ pub enum OriginPattern {
 pub struct Direct {
     pub status: u16,
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    pub body: Arc<[u8]>,
+    pub body: Bytes,
 }
 
-/// Which responses are packed, and how: the first of `algorithms` that the client takes.
+/// Which responses are packed, and how: the first of `algorithms` that the client takes. Without algorithms, none, also
+/// where the rule around it says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compression {
     pub algorithms: Vec<Algorithm>,

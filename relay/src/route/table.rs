@@ -107,7 +107,7 @@ pub struct TlsListener {
 /// What becomes of a connection after the handshake, or instead of it.
 #[derive(Debug)]
 pub enum TlsServes {
-    /// HTTP: see [`Tls::select`].
+    /// HTTP: see [`Table::select`].
     Http(Arc<ServerTls>),
     /// Bytes, to the rule that serves the name: after TLS ended here, or as they are when `tls` is `None`.
     Stream { tls: Option<Arc<ServerTls>>, rules: HostMap<Arc<Rule>> },

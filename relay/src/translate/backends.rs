@@ -18,7 +18,9 @@ use underpass_shared::{
 use super::{
     Place, ProjectSnapshot, Settings, Status, WantedStatus,
     backend_tls::Policies,
-    backend_traffic, conditions, generation,
+    backend_traffic, conditions,
+    extensions::Extensions,
+    generation,
     grants::{self, End},
     routes::Origin,
     services::Services,
@@ -166,6 +168,7 @@ pub(super) struct Index<'a> {
     services: Services<'a>,
     policies: Policies<'a>,
     traffic: backend_traffic::Policies<'a>,
+    pub(super) extensions: Extensions<'a>,
     pub(super) objects: &'a ProjectSnapshot,
     settings: &'a Settings,
 }
@@ -176,7 +179,8 @@ impl<'a> Index<'a> {
         let services = Services::new(&objects.services, &objects.slices);
         let policies = Policies::new(objects);
         let traffic = backend_traffic::Policies::new(objects);
-        Self { project, backends, services, policies, traffic, objects, settings }
+        let extensions = Extensions::new(objects);
+        Self { project, backends, services, policies, traffic, extensions, objects, settings }
     }
 }
 

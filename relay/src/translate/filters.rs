@@ -10,6 +10,7 @@ use underpass_shared::resource::{
 
 use super::{
     backends::{self, Unresolved},
+    extensions::{self, Extension},
     routes::Origin,
 };
 use crate::route::{
@@ -68,7 +69,7 @@ pub(super) fn compile(
             }
             FilterType::RequestRedirect => {
                 let redirect = filter.request_redirect.clone().unwrap_or_default();
-                compiled.end = Some(End::Redirect(self::redirect(&redirect, matches)?));
+                end(&mut compiled, End::Redirect(self::redirect(&redirect, matches)?));
             }
             FilterType::UrlRewrite => {
                 let rewrite = filter.url_rewrite.clone().unwrap_or_default();
@@ -78,10 +79,15 @@ pub(super) fn compile(
             FilterType::Cors => compiled.cors = Some(cors(&filter.cors.clone().unwrap_or_default())?),
             FilterType::ExtensionRef => {
                 let reference = filter.extension_ref.clone().unwrap_or_default();
-                let message = format!("{}/{} {} is not served yet", reference.group, reference.kind, reference.name);
-                let text: Arc<str> = format!("a filter of the route is not usable: {message}").into();
-                compiled.end = Some(End::Broken(Answer { status: 500, text }));
-                unresolved.push(Unresolved { reason: "InvalidKind", message });
+                match extensions::resolve(origin, &reference) {
+                    Ok(Extension::Direct(direct)) => end(&mut compiled, End::Direct(direct)),
+                    Ok(Extension::Compression(one)) => drop(compiled.compression.get_or_insert(one)),
+                    Err(problem) => {
+                        let text: Arc<str> = format!("a filter of the route is not usable: {}", problem.message).into();
+                        end(&mut compiled, End::Broken(Answer { status: 500, text }));
+                        unresolved.push(problem);
+                    }
+                }
             }
             FilterType::Other => return Err(FilterError::Unserved("a filter of this type".to_owned())),
         }
@@ -90,6 +96,13 @@ pub(super) fn compile(
         return Err(FilterError::Incompatible);
     }
     Ok((compiled, unresolved))
+}
+
+/// Of several filters that answer, the first does; but one that could not be resolved is never skipped.
+fn end(compiled: &mut Filters, end: End) {
+    if compiled.end.is_none() || matches!(end, End::Broken(_)) {
+        compiled.end = Some(end);
+    }
 }
 
 fn changes(written: Option<&HeaderModifier>) -> Result<HeaderChanges, FilterError> {

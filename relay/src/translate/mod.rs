@@ -10,6 +10,7 @@ mod backend_traffic;
 mod backends;
 mod certificates;
 mod conditions;
+mod extensions;
 mod filters;
 mod gateway_classes;
 mod gateway_status;
@@ -209,6 +210,7 @@ fn wanted(
         wanted.extend(classes.map(|class| gateway_classes::wanted(project, objects, class)));
         wanted.extend(objects.backends.iter().map(|backend| backends::wanted(project, objects, backend, settings)));
         wanted.extend(objects.nodes.iter().map(|node| tunnel_node(project, objects, node)));
+        wanted.extend(extensions::wanted(project, objects));
         wanted.extend(others(project, objects));
     }
     wanted.extend(gateway_status::wanted(gateways, routes, snapshot));

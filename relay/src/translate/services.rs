@@ -49,8 +49,10 @@ impl<'a> Services<'a> {
     /// `BackendNotFound` when there is no such Service or port.
     pub(super) fn find(&self, place: &Place<'_>, port: Option<u16>) -> Result<Found<'a>, Unresolved> {
         let missing = |message| Unresolved { reason: "BackendNotFound", message };
-        // The key's lifetime is longer than that of the one who asks.
-        let service = self.services.iter().find(|(at, _)| *at == place).map(|(_, service)| *service);
+        // Keys live longer than what is asked for: seen through these, both live as long.
+        let (services, slices): (&BTreeMap<Place<'_>, &'a Service>, &BTreeMap<Place<'_>, Vec<&'a EndpointSlice>>) =
+            (&self.services, &self.slices);
+        let service = services.get(place).copied();
         let service = service.ok_or_else(|| missing(format!("Service {place} does not exist")))?;
         if service.spec.kind.as_deref() == Some("ExternalName") {
             let message = format!("Service {place} is an ExternalName: write a Backend for a DNS name");
@@ -59,7 +61,7 @@ impl<'a> Services<'a> {
         let port = port.ok_or_else(|| missing(format!("the reference to Service {place} has no port")))?;
         let named = service.spec.ports.iter().find(|one| one.port == port);
         let named = named.ok_or_else(|| missing(format!("Service {place} has no port {port}")))?;
-        let slices = self.slices.iter().find(|(at, _)| *at == place).map_or(&[][..], |(_, slices)| slices);
+        let slices = slices.get(place).map_or(&[][..], Vec::as_slice);
         let (port_name, app_protocol) = (&*named.name, named.app_protocol.as_deref());
         Ok(Found { addresses: addresses(slices, named), port_name, app_protocol })
     }

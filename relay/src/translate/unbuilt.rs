@@ -32,9 +32,7 @@ fn form(kind: Kind) -> Option<Form> {
     match kind {
         Kind::ClientTrafficPolicy | Kind::SecurityPolicy => Some(Form::Policy),
         Kind::RateLimit => Some(Form::PolicyWithConditions),
-        Kind::DirectResponse
-        | Kind::HttpRouteFilter
-        | Kind::EdgeFunction
+        Kind::EdgeFunction
         | Kind::EdgeFunctionRevision
         | Kind::DomainZone
         | Kind::DomainRecord

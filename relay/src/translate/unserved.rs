@@ -71,8 +71,15 @@ const VALUE: &str = "UnsupportedValue";
 /// The reason of Gateways and classes for parameters that are not understood.
 const PARAMETERS: &str = "InvalidParameters";
 
-const FILTERS: &[&str] =
-    &["RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "RequestRedirect", "URLRewrite", "CORS"];
+const FILTERS: &[&str] = &[
+    "RequestHeaderModifier",
+    "ResponseHeaderModifier",
+    "RequestMirror",
+    "RequestRedirect",
+    "URLRewrite",
+    "CORS",
+    "ExtensionRef",
+];
 
 const HTTP_ROUTE: &[Row] = &[
     only("spec.useDefaultGateways", &["None"], VALUE),

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod backend_tls_policy;
 pub mod backend_traffic_policy;
 pub mod condition;
+pub mod extension;
 pub mod filter;
 pub mod gateway;
 pub mod grpc_route;

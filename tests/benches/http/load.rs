@@ -38,22 +38,26 @@ pub(crate) struct Figures {
 pub(crate) fn run(work: &Work, side: &Peer, seconds: u64) -> Figures {
     let url = side.url(work.port, work.path);
     let before = side.cpu();
-    let (mut command, read): (Command, fn(&str) -> Option<[f64; 3]>) = match work.load {
+    let mut command = match work.load {
         Load::Wrk { connections } => {
             let mut command = Command::new("wrk");
             command.args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), &url]);
-            (command, read_wrk)
+            command
         }
         Load::H2load => {
             let mut command = Command::new("h2load");
             command.args(["-t1", "-c8", "-m16", "-D", &seconds.to_string(), &url]);
-            (command, read_h2load)
+            command
         }
     };
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let spent = side.cpu() - before;
-    let [rate, p50, p99] = read(&text).unwrap_or_else(|| panic!("{}: {command:?} said:\n{text}", side.name));
+    let read = match work.load {
+        Load::Wrk { .. } => read_wrk(&text),
+        Load::H2load => read_h2load(&text),
+    };
+    let [rate, p50, p99] = read.unwrap_or_else(|| panic!("{}: {command:?} said:\n{text}", side.name));
     Figures { rate, p50, p99, cpu: spent * 1e6 / (rate * seconds as f64) }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Peer {
 /// Ends when it is dropped.
 #[derive(Debug)]
 enum Running {
-    Peer(Process),
+    Peer(Box<Process>),
     /// With the port of the upstream.
     Relay(Box<Relay>, u16),
 }
@@ -174,7 +174,7 @@ async fn start_nginx(folder: &Path, origin: u16) -> Peer {
     );
     let process = nginx(folder, "nginx", &text);
     listens(h2c).await;
-    Peer { name: "nginx", process: Running::Peer(process), plain, tls, h2c }
+    Peer { name: "nginx", process: Running::Peer(Box::new(process)), plain, tls, h2c }
 }
 
 async fn start_haproxy(folder: &Path, origin: u16) -> Peer {
@@ -191,7 +191,7 @@ async fn start_haproxy(folder: &Path, origin: u16) -> Peer {
     command.arg("-db").arg("-f").arg(&file);
     let process = Process::spawn("haproxy", command);
     listens(h2c).await;
-    Peer { name: "HAProxy", process: Running::Peer(process), plain, tls, h2c }
+    Peer { name: "HAProxy", process: Running::Peer(Box::new(process)), plain, tls, h2c }
 }
 
 async fn start_envoy(folder: &Path, origin: u16, program: &Path) -> Peer {
@@ -202,7 +202,7 @@ async fn start_envoy(folder: &Path, origin: u16, program: &Path) -> Peer {
     command.arg("-c").arg(&file).args(["--concurrency", "2", "--disable-hot-restart", "-l", "off"]);
     let process = Process::spawn("envoy", command);
     listens(tls).await;
-    Peer { name: "Envoy", process: Running::Peer(process), plain, tls, h2c: plain }
+    Peer { name: "Envoy", process: Running::Peer(Box::new(process)), plain, tls, h2c: plain }
 }
 
 fn envoy(folder: &Path, origin: u16, ports: [u16; 2]) -> Value {

@@ -70,7 +70,7 @@ async fn many_changes_under_load_fail_no_request_and_leave_nothing() {
     set_up(&relay, &[&red, &blue]).await;
     let api = relay.api();
     let spec = |change: usize| {
-        let (name, port) = if change % 2 == 0 { ("red", red.port()) } else { ("blue", blue.port()) };
+        let (name, port) = if change.is_multiple_of(2) { ("red", red.port()) } else { ("blue", blue.port()) };
         let mut spec = route(name, change);
         spec["rules"][0]["backendRefs"][0]["port"] = json!(port);
         spec["parentRefs"] = json!([{"name": "default"}]);

@@ -68,7 +68,7 @@ async fn an_upload_is_answered_part_by_part_while_it_goes_on() {
 }
 
 /// A server that sends back the request's trailers as its own.
-async fn trailer_echo() -> SocketAddr {
+pub(super) async fn trailer_echo() -> SocketAddr {
     server(|request: Request<Incoming>| async move {
         let trailers = request.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
         let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("x"))), Ok(Frame::trailers(trailers))];

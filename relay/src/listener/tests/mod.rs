@@ -3,14 +3,18 @@
 mod backend_tls;
 mod balancing;
 mod bodies;
+mod compression;
 mod connections;
 mod datagrams;
 mod filters;
+mod grpc_web;
+mod http3;
 mod proxied;
 mod requests;
 mod streams;
 mod tls;
 mod upstreams;
+mod websockets;
 
 use std::{
     convert::Infallible,

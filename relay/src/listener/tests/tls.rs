@@ -424,6 +424,23 @@ async fn bad_beginnings_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn an_end_is_no_beginning() {
+    let issued = Issued::new("a.com");
+    let gate = Gate::serving(https(&[("a.com", issued.tls())], echo().await));
+    // An alert that says goodbye, and more behind it, together and one after the other.
+    let (goodbye, more) = ([21, 3, 3, 0, 2, 1, 0], [22, 3, 1, 0, 4, 1, 0, 0, 0]);
+    for pieces in [&[&[goodbye, [0; 7]].concat()[..]][..], &[&goodbye, &more], &[&goodbye]] {
+        let mut stream = gate.connect().await;
+        for piece in pieces {
+            // It may have hung up by then.
+            let _ = stream.write_all(piece).await;
+        }
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    gate.tls("a.com", &anonymous(&[&issued])).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hello_that_does_not_come_is_not_waited_for() {
     let issued = Issued::new("a.com");

@@ -191,8 +191,6 @@ fn policies_that_are_not_built_say_so_of_each_target() {
 #[test]
 fn every_other_kind_that_is_not_built_says_so() {
     for kind in [
-        Kind::DirectResponse,
-        Kind::HttpRouteFilter,
         Kind::EdgeFunction,
         Kind::EdgeFunctionRevision,
         Kind::DomainZone,
