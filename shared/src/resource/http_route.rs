@@ -1,4 +1,5 @@
-//! `HTTPRoute` (`gateway.networking.k8s.io/v1`): matches and backends. Filters and time-outs are refused by the schema until they are served.
+//! `HTTPRoute` (`gateway.networking.k8s.io/v1`): matches and backends. A route with filters or time-outs is stored, but not
+//! accepted until they are served.
 
 use serde::{Deserialize, Serialize};
 
