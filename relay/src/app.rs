@@ -133,6 +133,7 @@ impl Relay {
             settings: Settings {
                 tunnel_domains: config.tunnel_domains,
                 addresses: gateway_addresses(&config.gateway.addresses),
+                pool: config.gateway.pool,
                 dial_policy,
                 ..Settings::default()
             },

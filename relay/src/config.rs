@@ -52,6 +52,11 @@ pub struct Written {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
+    /// Addresses of which each Gateway gets one of its own; all of them must be this host's [default: all Gateways share
+    /// --gateway-address]
+    #[arg(long, value_name = "CIDR", conflicts_with = "gateway_address")]
+    gateway_pool: Option<IpNet>,
+
     /// Address that Gateways listen on; may be repeated [default: every address]
     #[arg(long, value_name = "IP")]
     gateway_address: Vec<IpAddr>,
@@ -238,6 +243,8 @@ pub struct EtcdTls {
 pub struct GatewayConfig {
     /// Empty: every address of the host.
     pub addresses: Vec<IpAddr>,
+    /// Of which each Gateway gets one of its own.
+    pub pool: Option<IpNet>,
     /// Bound port by listener port; 0 takes any free port.
     pub port_map: BTreeMap<u16, u16>,
     pub allowed_backends: Vec<IpNet>,
@@ -294,7 +301,12 @@ impl Written {
             tunnel_addresses: self.tunnel_address,
             api_listen: self.api_listen,
             token_file: self.token_file,
-            gateway: GatewayConfig { addresses: self.gateway_address, port_map, allowed_backends: self.allow_backend },
+            gateway: GatewayConfig {
+                addresses: self.gateway_address,
+                pool: self.gateway_pool,
+                port_map,
+                allowed_backends: self.allow_backend,
+            },
             tunnel_domains,
             workers,
             drain_timeout: Duration::from_secs(self.drain_timeout),

@@ -15,6 +15,7 @@ pub mod apply;
 pub mod authority;
 pub mod cluster;
 pub mod enrolment;
+pub mod infrastructure;
 pub mod patch;
 pub mod store;
 
@@ -25,6 +26,7 @@ pub mod translate;
 
 pub mod listener;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod tunnel;
 
 pub mod clock;

@@ -4,8 +4,10 @@
 //! values has the object on its first line and the client's text after it; where there is no such object, a fixed one
 //! stands in, so that a mutated text still reaches the code behind.
 
+mod gateway;
 mod requests;
 
+pub use self::gateway::{proxy_protocol, translation};
 pub use self::requests::{accept, bearer_token, continue_token, field_selector, label_selector, path, protobuf, query};
 
 use std::sync::LazyLock;
@@ -49,6 +51,8 @@ pub const ALL: &[(&str, Decoder)] = &[
     ("protobuf", protobuf),
     ("accept", accept),
     ("bearer_token", bearer_token),
+    ("proxy_protocol", proxy_protocol),
+    ("translation", translation),
 ];
 
 /// JSON bodies.

@@ -25,6 +25,8 @@ mod durability;
 mod first;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "journeys/http3.rs"]
+mod http3;
 #[path = "journeys/identity.rs"]
 mod identity;
 #[path = "journeys/isolation.rs"]
@@ -41,6 +43,8 @@ mod kubectl_kinds;
 mod kubectl_read;
 #[path = "journeys/kubectl_write.rs"]
 mod kubectl_write;
+#[path = "journeys/live.rs"]
+mod live;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
 #[path = "journeys/projects.rs"]
@@ -53,6 +57,10 @@ mod python_client;
 mod restart;
 #[path = "journeys/seeds.rs"]
 mod seeds;
+#[path = "journeys/seeds_guides.rs"]
+mod seeds_guides;
+#[path = "journeys/seeds_traffic.rs"]
+mod seeds_traffic;
 #[path = "journeys/tunnel_port.rs"]
 mod tunnel_port;
 #[path = "journeys/watching.rs"]

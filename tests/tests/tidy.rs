@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "relay/src/api/yaml.rs",
     "relay/src/apply",
     "relay/src/patch",
+    "relay/src/proxy_protocol",
     "relay/src/route",
     "relay/src/schema",
     "relay/src/translate",

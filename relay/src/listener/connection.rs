@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     service::service_fn,
@@ -21,30 +21,33 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Worker,
+    handshake::{self, Opened},
+    http3::alternative::advertise,
+    proxied,
     watch::{InFlight, Overdue, TICK, Watch, Watched},
 };
 use crate::{
     clock,
     proxy::{
-        Client,
-        body::{BodyError, ResponseBody},
+        Client, Hold,
+        body::{BodyError, ClientBody, ResponseBody},
+        stream,
     },
-    route::table::Scheme,
+    route::table::Port,
 };
 
-/// How long a TLS handshake may take.
+/// How long a TLS handshake may take, and before it a PROXY header.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Serves `stream` until the client is done, a limit is exceeded, or the worker is cut.
 pub(super) async fn serve(
     worker: Arc<Worker>,
-    stream: TcpStream,
-    client: Client,
+    mut stream: TcpStream,
+    mut client: Client,
     room: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) {
@@ -52,41 +55,94 @@ pub(super) async fn serve(
         tracing::debug!(src = %client.address, %error, "connection");
         return;
     }
-    let watch = Watch::new(clock::instant());
-    match client.scheme {
-        Scheme::Http => {
-            let stream = Watched { stream, watch: watch.clone(), _room: room };
-            Box::pin(speak(worker, stream, client, watch, stop)).await;
-        }
-        Scheme::Https => {
-            let Some(config) = worker.gateway.tls.load_full() else {
-                tracing::debug!(port = client.port, "no certificate for HTTPS yet, connection ended");
-                return;
-            };
-            let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
-            let accepted = tokio::select! {
-                () = worker.cut.cancelled() => return,
-                accepted = Box::pin(handshake) => accepted,
-            };
-            match accepted {
-                Ok(Ok(stream)) => {
-                    let stream = Watched { stream, watch: watch.clone(), _room: room };
-                    Box::pin(speak(worker, stream, client, watch, stop)).await;
-                }
-                Ok(Err(error)) => tracing::debug!(src = %client.address, %error, "TLS handshake"),
-                Err(_) => tracing::debug!(src = %client.address, reason = "too slow", "TLS handshake"),
+    let from_proxies = worker.gateway.routing.table.load().from_proxies(client.at);
+    if let Some(from) = from_proxies {
+        let read = tokio::select! {
+            () = worker.cut.cancelled() => return,
+            read = timeout(HANDSHAKE, proxied::read(&mut stream, from)) => read,
+        };
+        match read {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(addresses))) => {
+                (client.address, client.local) = (addresses.source(), addresses.destination());
             }
+            Ok(Err(error)) => {
+                tracing::debug!(src = %client.address, port = client.at.port, %error, "connection");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(src = %client.address, port = client.at.port, reason = "too slow", "PROXY header");
+                return;
+            }
+        }
+    }
+    let rule = match worker.gateway.routing.table.load().port(client.at) {
+        None => return,
+        Some(Port::Tls(_)) => return secure(worker, stream, client, room, stop).await,
+        Some(Port::Stream(rule)) => Some(rule.clone()),
+        Some(Port::Http(_)) => None,
+    };
+    match rule {
+        None => Box::pin(speak(worker, stream, client, room, stop)).await,
+        Some(None) => stream::reset(&stream),
+        Some(Some(rule)) => {
+            Box::pin(stream::pass(&worker.gateway.routing, &rule, (&client, stream), Vec::new(), &worker.cut)).await;
         }
     }
 }
 
-async fn speak<S>(worker: Arc<Worker>, stream: Watched<S>, client: Client, watch: Arc<Watch>, stop: CancellationToken)
+/// Shakes hands, and then serves what the listener of the handshake is for.
+async fn secure(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    client: Client,
+    room: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    let handshake = timeout(HANDSHAKE, handshake::open(&worker, stream, client.at));
+    let opened = tokio::select! {
+        () = worker.cut.cancelled() => return,
+        opened = Box::pin(handshake) => opened,
+    };
+    let (routing, cut) = (&worker.gateway.routing, &worker.cut);
+    match opened {
+        Ok(Ok(Opened::Http(stream, listener))) => {
+            let client = Client { tls: Some(listener), ..client };
+            Box::pin(speak(worker, stream, client, room, stop)).await;
+        }
+        Ok(Ok(Opened::Terminated(stream, rule))) => {
+            Box::pin(stream::pass(routing, &rule, (&client, stream), Vec::new(), cut)).await;
+        }
+        Ok(Ok(Opened::Through { stream, hello, rule })) => {
+            Box::pin(stream::pass(routing, &rule, (&client, stream), hello, cut)).await;
+        }
+        Ok(Err(error)) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::debug!(src = %client.address, port = client.at.port, %error, cause, "TLS handshake");
+        }
+        Err(_) => tracing::debug!(src = %client.address, port = client.at.port, reason = "too slow", "TLS handshake"),
+    }
+}
+
+async fn speak<S>(worker: Arc<Worker>, stream: S, client: Client, room: OwnedSemaphorePermit, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request: Request<Incoming>| {
-        let (worker, in_flight) = (worker.clone(), watch.begin());
-        async move { Ok::<_, Infallible>(handle(&worker, request, client, in_flight).await) }
+    let watch = Watch::new(clock::instant());
+    let stream = Watched { stream, watch: watch.clone(), _room: room };
+    let alternative = worker.http3.alternative(&worker.gateway.routing.table.load(), &client);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if request.method() == Method::CONNECT {
+            // Over HTTP/2 an upgraded stream outlives its answer, and the connection is not idle for as long.
+            request.extensions_mut().insert(Hold::new(watch.begin()));
+        }
+        let (worker, client, in_flight) = (worker.clone(), client.clone(), watch.begin());
+        let alternative = alternative.clone();
+        async move {
+            let mut response = handle(&worker, request, client, in_flight).await;
+            advertise(&mut response, alternative.as_ref());
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = pin!(worker.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut finishing = false;
@@ -126,7 +182,7 @@ async fn handle(
     client: Client,
     in_flight: InFlight,
 ) -> Response<CountedBody> {
-    let response = worker.proxy.handle(request, client).await;
+    let response = worker.proxy.handle(request.map(ClientBody::Http), &client).await;
     response.map(|body| CountedBody { body, _in_flight: in_flight })
 }
 

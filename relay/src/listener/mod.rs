@@ -7,11 +7,16 @@
 //! 2. One `Worker::new(gateway.clone())` inside each current-thread runtime.
 //! 3. The controller stores each new table in `gateway.routing.table`; [`wanted`] says which ports it needs. For a port
 //!    that is new, [`bind::bind`] gives one socket per worker on the same address; hand each to [`Worker::serve`] of its
-//!    worker. For a port that went, cancel the token that its `serve` was given.
+//!    worker; for datagrams, [`bind::bind_datagrams`] and [`Worker::serve_datagrams`], or [`Worker::serve_http3`]. For a port that went, cancel the
+//!    token that its `serve` was given.
 //! 4. To stop: cancel all tokens, then await [`Worker::drain`] in every worker.
 
 pub mod bind;
 mod connection;
+mod datagrams;
+mod handshake;
+mod http3;
+mod proxied;
 pub mod tls;
 mod watch;
 
@@ -19,7 +24,7 @@ mod watch;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     io,
     net::TcpListener,
     sync::Arc,
@@ -34,10 +39,13 @@ use hyper_util::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::watch::IDLE;
+use self::{
+    datagrams::{Limits, SESSIONS_MAX},
+    watch::IDLE,
+};
 use crate::{
     proxy::{Client, Proxy, Routing},
-    route::table::{Scheme, Table},
+    route::table::{ListenAddress, Speaks, Table},
 };
 
 /// Connections of one worker; further ones wait in the kernel's backlog.
@@ -77,21 +85,25 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Gateway {
     pub routing: Arc<Routing>,
-    /// What HTTPS listeners present; without it they end every connection.
+    /// What listeners without certificates of their own present; without it they end every connection.
     pub tls: ArcSwapOption<rustls::ServerConfig>,
+    /// What all others present.
+    pub configs: tls::Configs,
+    http3_tickets: http3::Tickets,
 }
 
 impl Gateway {
     #[must_use]
     pub fn new(routing: Arc<Routing>) -> Arc<Self> {
-        Arc::new(Self { routing, tls: ArcSwapOption::empty() })
+        let (configs, http3_tickets) = (tls::Configs::default(), http3::Tickets::default());
+        Arc::new(Self { routing, tls: ArcSwapOption::empty(), configs, http3_tickets })
     }
 }
 
-/// The ports that `table` needs listeners on, as Gateways name them, and what is spoken there.
+/// What `table` needs sockets for.
 #[must_use]
-pub fn wanted(table: &Table) -> BTreeMap<u16, Scheme> {
-    table.ports().collect()
+pub fn wanted(table: &Table) -> BTreeSet<(ListenAddress, Speaks)> {
+    table.listens().collect()
 }
 
 /// One core's share of the gateway: its connections, its pool, its tasks.
@@ -103,6 +115,8 @@ pub struct Worker {
     proxy: Proxy,
     builder: auto::Builder<TokioExecutor>,
     room: Arc<Semaphore>,
+    datagrams: Limits,
+    http3: Arc<http3::Served>,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -110,15 +124,21 @@ pub struct Worker {
 impl Worker {
     #[must_use]
     pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        Self::with_sessions(gateway, SESSIONS_MAX)
+    }
+
+    /// With room for so many sessions of datagrams.
+    fn with_sessions(gateway: Arc<Gateway>, sessions: usize) -> Arc<Self> {
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         let proxy = Proxy::new(gateway.routing.clone(), tasks.clone(), cut.clone());
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Arc::new(Self { gateway, proxy, builder: builder(), room, tasks, cut })
+        let (datagrams, http3) = (Limits::new(sessions), Arc::default());
+        Arc::new(Self { gateway, proxy, builder: builder(), room, datagrams, http3, tasks, cut })
     }
 
     /// Accepts on `socket` until `stop` is cancelled, which also asks the connections to finish.
     ///
-    /// `port` is the listener's as Gateways name it, wherever `socket` is bound. Connections go on after this returns;
+    /// What is spoken there is looked up for each connection, wherever `socket` is bound. Connections go on after this returns;
     /// [`Worker::drain`] waits for them.
     ///
     /// # Errors
@@ -126,8 +146,7 @@ impl Worker {
     pub async fn serve(
         self: Arc<Self>,
         socket: TcpListener,
-        port: u16,
-        scheme: Scheme,
+        at: ListenAddress,
         stop: CancellationToken,
     ) -> io::Result<()> {
         socket.set_nonblocking(true)?;
@@ -139,12 +158,13 @@ impl Worker {
             };
             match accepted {
                 Ok((room, stream, address)) => {
-                    let client = Client { address, port, scheme };
+                    let local = stream.local_addr().unwrap_or(address);
+                    let client = Client { address, local, at, tls: None };
                     let connection = connection::serve(self.clone(), stream, client, room, stop.clone());
                     self.tasks.spawn(connection);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, port, "a connection could not be accepted");
+                    tracing::warn!(%error, port = at.port, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -188,6 +208,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(RESETS_OWN_MAX)

@@ -3,10 +3,30 @@
 use std::io;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{body::ResponseBody, may_dial::Denied, request::Refusal};
+use super::{body::ResponseBody, may_dial::Denied, request::Refusal, upstream_tls::TlsFault};
 use crate::tunnel::DialError;
+
+/// What a client understands an answer in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    Http,
+    Grpc,
+}
+
+impl Language {
+    /// By the content type of the request (gRPC over HTTP/2, "Requests").
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let rest = kind.strip_prefix(b"application/grpc");
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";")) {
+            Self::Grpc
+        } else {
+            Self::Http
+        }
+    }
+}
 
 /// Why a request was not answered by a backend.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +37,8 @@ pub enum Failure {
     UnknownHost { host: String },
     #[error("no route for path {path:?} of host {host:?} with this method and these headers")]
     NoRule { host: String, path: String },
+    #[error("host {host:?} is not served on this connection: make another one for it")]
+    Misdirected { host: String },
     /// A rule whose backend reference leads nowhere; `status` is the rule's.
     #[error("{text}")]
     Unresolved { status: u16, text: String },
@@ -30,16 +52,22 @@ pub enum Failure {
     Connect { source: io::Error },
     #[error("the backend did not accept a connection in time")]
     ConnectTimedOut,
+    #[error("the backend {0}")]
+    Tls(#[from] TlsFault),
     #[error("the backend {}", describe(source))]
     Exchange { source: hyper::Error },
     #[error("the backend did not answer in time")]
     AnswerTimedOut,
+    #[error("the backend did not answer within the time that the route allows")]
+    RouteTimedOut,
     #[error("the request's body stopped coming")]
     UploadStalled,
     #[error("the backend's answer has two lengths")]
     Framing,
     #[error("the backend switched protocols without being asked to")]
     UnaskedUpgrade,
+    #[error("the backend did not take the WebSocket as it should")]
+    Handshake,
     #[error("the backend speaks HTTP/2, over which WebSockets are not supported yet")]
     UpgradeUnsupported,
     #[error("the gateway could not forward the request")]
@@ -60,25 +88,31 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Refused(Refusal::TooManyHeaders) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Refused(Refusal::Connect) | Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Refused(Refusal::Connect | Refusal::Protocol) | Self::UpgradeUnsupported => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             Self::Refused(_) => StatusCode::BAD_REQUEST,
             Self::UnknownHost { .. } | Self::NoRule { .. } => StatusCode::NOT_FOUND,
+            Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Unresolved { status, .. } => {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
             Self::Tunnel(DialError::NodeAway { .. } | DialError::Overloaded { .. }) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Tunnel(DialError::TimedOut { .. }) | Self::ConnectTimedOut | Self::AnswerTimedOut => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::Tunnel(DialError::TimedOut { .. })
+            | Self::ConnectTimedOut
+            | Self::AnswerTimedOut
+            | Self::RouteTimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Tunnel(
                 DialError::Refused { .. } | DialError::NotPublished { .. } | DialError::Unreachable { .. },
             )
             | Self::Denied(_)
             | Self::Unknown { .. }
             | Self::Connect { .. }
+            | Self::Tls(_)
             | Self::Exchange { .. }
             | Self::Framing
-            | Self::UnaskedUpgrade => StatusCode::BAD_GATEWAY,
+            | Self::UnaskedUpgrade
+            | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -89,8 +123,54 @@ impl Failure {
         matches!(self, Self::Refused(_) | Self::UploadStalled)
     }
 
+    /// Whether the backend could not be reached, or broke off before it answered.
+    pub(super) fn is_of_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Tunnel(_)
+                | Self::Unknown { .. }
+                | Self::Connect { .. }
+                | Self::ConnectTimedOut
+                | Self::Tls(_)
+                | Self::Exchange { .. }
+        )
+    }
+
+    /// What gRPC calls it (grpc-status of the HTTP mapping in the gRPC core documentation).
+    fn grpc_status(&self) -> u16 {
+        match self.status().as_u16() {
+            404 => 12,
+            400 | 431 => 13,
+            504 | 408 => 4,
+            500..=599 => 14,
+            _ => 2,
+        }
+    }
+
+    /// The answer in the words of gRPC: only header fields, which say what would stand in trailers.
+    fn grpc_response(&self) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::empty());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", self.grpc_status().into());
+        // What is not plain ASCII is written as `%XX` (gRPC over HTTP/2, "Percent-Byte").
+        let encoded: String = self.to_string().bytes().fold(String::new(), |mut text, byte| {
+            match byte {
+                b' '..=b'~' if byte != b'%' => text.push(char::from(byte)),
+                _ => text.push_str(&format!("%{byte:02X}")),
+            }
+            text
+        });
+        headers
+            .extend(HeaderValue::from_str(&encoded).ok().map(|text| (HeaderName::from_static("grpc-message"), text)));
+        response
+    }
+
     /// The answer: plain text, never cached, never sniffed.
-    pub(super) fn response(&self, version: Version) -> Response<ResponseBody> {
+    pub(super) fn response(&self, version: Version, language: Language) -> Response<ResponseBody> {
+        if language == Language::Grpc {
+            return self.grpc_response();
+        }
         let text = Bytes::from(format!("{self}\n"));
         let mut response = Response::new(ResponseBody::text(text));
         *response.status_mut() = self.status();
@@ -136,7 +216,7 @@ mod tests {
     #[test]
     fn refused_requests_end_their_http1_connection() {
         let refused = Failure::from(Refusal::NoHost);
-        assert_eq!(refused.response(Version::HTTP_11).headers()[header::CONNECTION], "close");
-        assert!(!refused.response(Version::HTTP_2).headers().contains_key(header::CONNECTION));
+        assert_eq!(refused.response(Version::HTTP_11, Language::Http).headers()[header::CONNECTION], "close");
+        assert!(!refused.response(Version::HTTP_2, Language::Http).headers().contains_key(header::CONNECTION));
     }
 }

@@ -3,18 +3,24 @@
 //! At most one frame is held per direction; what waits beyond it waits in the peers' windows.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes};
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    io::DuplexStream,
+    sync::mpsc,
+    time::{Sleep, sleep, sleep_until},
+};
 
 use super::{record::Record, upstream::Lease};
 
@@ -35,6 +41,57 @@ pub enum BodyError {
     Stalled(Duration),
     #[error("the sender broke off")]
     Broken(#[from] hyper::Error),
+    #[error("the sender broke off: {0}")]
+    Lost(String),
+    #[error("the body is not as long as its head says")]
+    Length,
+    #[error("the response could not be packed")]
+    Packing(#[from] std::io::Error),
+    #[error("the response took longer than its route allows")]
+    TooLong,
+    #[error("the copy of a body fell behind, or was broken off")]
+    Behind,
+}
+
+/// What follows the head of a client's request, as its listener hands it over.
+#[derive(Debug)]
+pub enum ClientBody {
+    /// Of HTTP/1.1 and HTTP/2.
+    Http(Incoming),
+    Empty,
+    /// Of a protocol that the listener reads itself.
+    Other(UnsyncBoxBody<Bytes, BodyError>),
+    /// No body, but the bytes of an extended CONNECT, both ways (RFC 9220), for when the backend agrees.
+    Switched(DuplexStream),
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Http(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Other(body) => Pin::new(body).poll_frame(cx),
+            Self::Empty | Self::Switched(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http(incoming) => incoming.is_end_stream(),
+            Self::Other(body) => body.is_end_stream(),
+            Self::Empty | Self::Switched(_) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http(incoming) => incoming.size_hint(),
+            Self::Other(body) => body.size_hint(),
+            Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
+        }
+    }
 }
 
 /// Counts a request's body while it passes.
@@ -76,14 +133,14 @@ impl Stall {
     }
 
     /// Passes `frame` on, or turns too long a wait into [`BodyError::Stalled`].
-    fn watch(
+    fn watch<E: Into<BodyError>>(
         &mut self,
         cx: &mut Context<'_>,
-        frame: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+        frame: Poll<Option<Result<Frame<Bytes>, E>>>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = frame {
             self.waiting = false;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit)));
         if !self.waiting {
@@ -101,20 +158,101 @@ impl Stall {
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
+    /// Gathered, so that it can be sent again.
+    Whole(Option<Bytes>),
     Stream(Box<Upload>),
+    /// A copy of what a [`RequestBody::Stream`] passes on.
+    Copy(mpsc::Receiver<Copied>),
 }
 
 /// A body that the client is still sending.
 #[derive(Debug)]
 pub struct Upload {
-    incoming: Incoming,
+    incoming: ClientBody,
+    /// What was read of it already.
+    ahead: VecDeque<Bytes>,
     meter: Arc<Meter>,
     stall: Stall,
+    copies: Vec<mpsc::Sender<Copied>>,
 }
 
+/// What a copy of a body is made of.
+#[derive(Debug)]
+pub enum Copied {
+    Data(Bytes),
+    /// The body ended well; without it, it was broken off.
+    End,
+}
+
+/// The parts of a body that a slow copy may be behind; one that is further behind is broken off.
+const COPY_PARTS_MAX: usize = 64;
+
 impl RequestBody {
-    pub(super) fn stream(incoming: Incoming, meter: Arc<Meter>) -> Self {
-        Self::Stream(Box::new(Upload { incoming, meter, stall: Stall::new(UPLOAD_IDLE) }))
+    pub(super) fn stream(incoming: ClientBody, meter: Arc<Meter>) -> Self {
+        Self::rest(VecDeque::new(), incoming, meter)
+    }
+
+    /// A body of which `ahead` was read already.
+    pub(super) fn rest(ahead: VecDeque<Bytes>, incoming: ClientBody, meter: Arc<Meter>) -> Self {
+        let stall = Stall::new(UPLOAD_IDLE);
+        Self::Stream(Box::new(Upload { incoming, ahead, meter, stall, copies: Vec::new() }))
+    }
+
+    /// Another body of the same content, filled as this one passes. It never holds this one up.
+    pub(super) fn copy(&mut self) -> Self {
+        match self {
+            Self::Empty | Self::Copy(_) => Self::Empty,
+            Self::Whole(bytes) => Self::Whole(bytes.clone()),
+            Self::Stream(upload) => {
+                let (sender, receiver) = mpsc::channel(COPY_PARTS_MAX);
+                upload.copies.push(sender);
+                Self::Copy(receiver)
+            }
+        }
+    }
+}
+
+impl Upload {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self.ahead.pop_front() {
+            Some(part) => Poll::Ready(Some(Ok(Frame::data(part)))),
+            None => {
+                let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+                self.stall.watch(cx, frame)
+            }
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.meter.add(data_bytes(frame));
+                if let Some(data) = frame.data_ref() {
+                    self.copies.retain(|copy| copy.try_send(Copied::Data(data.clone())).is_ok());
+                }
+                // Whoever reads the body need not ask again after its last frame.
+                if self.is_end_stream() {
+                    self.end_copies();
+                }
+            }
+            Poll::Ready(None) => self.end_copies(),
+            Poll::Ready(Some(Err(error))) => {
+                self.copies.clear();
+                if matches!(error, BodyError::Stalled(_)) {
+                    self.meter.stalled.store(true, Relaxed);
+                }
+            }
+            Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn end_copies(&mut self) {
+        for copy in self.copies.drain(..) {
+            // One that is too far behind to be told is broken off.
+            let _ = copy.try_send(Copied::End);
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_empty() && self.incoming.is_end_stream()
     }
 }
 
@@ -123,28 +261,34 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream(upload) = &mut *self else { return Poll::Ready(None) };
-        let frame = Pin::new(&mut upload.incoming).poll_frame(cx);
-        let frame = upload.stall.watch(cx, frame);
-        match &frame {
-            Poll::Ready(Some(Ok(frame))) => upload.meter.add(data_bytes(frame)),
-            Poll::Ready(Some(Err(BodyError::Stalled(_)))) => upload.meter.stalled.store(true, Relaxed),
-            Poll::Ready(Some(Err(BodyError::Broken(_))) | None) | Poll::Pending => {}
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(upload) => upload.poll(cx),
+            Self::Copy(parts) => parts.poll_recv(cx).map(|part| match part {
+                Some(Copied::Data(data)) => Some(Ok(Frame::data(data))),
+                Some(Copied::End) => None,
+                None => Some(Err(BodyError::Behind)),
+            }),
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.incoming.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(upload) => upload.is_end_stream(),
+            Self::Copy(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.incoming.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(upload) if upload.ahead.is_empty() => upload.incoming.size_hint(),
+            // The length that the head promises counts.
+            Self::Stream(_) | Self::Copy(_) => SizeHint::default(),
         }
     }
 }
@@ -164,6 +308,8 @@ pub struct ResponseBody {
 enum Source {
     Text(Option<Bytes>),
     Stream(Box<Download>),
+    /// Another body, changed on its way.
+    Other(UnsyncBoxBody<Bytes, BodyError>),
 }
 
 #[derive(Debug)]
@@ -172,6 +318,8 @@ struct Download {
     stall: Stall,
     /// Goes back to the pool when the body has ended well; dropped before, it closes its connection.
     lease: Option<Lease>,
+    /// When the whole response must have passed.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl ResponseBody {
@@ -183,12 +331,28 @@ impl ResponseBody {
         Self { source: Source::Text(Some(text)), record: Record::default() }
     }
 
-    pub(super) fn stream(incoming: Incoming, lease: Option<Lease>) -> Self {
-        let mut download = Download { incoming, stall: Stall::new(DOWNLOAD_IDLE), lease };
+    pub(super) fn stream(incoming: Incoming, lease: Option<Lease>, deadline: Option<Instant>) -> Self {
+        let deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
+        let mut download = Download { incoming, stall: Stall::new(DOWNLOAD_IDLE), lease, deadline };
         if download.incoming.is_end_stream() {
             download.give_back();
         }
         Self { source: Source::Stream(Box::new(download)), record: Record::default() }
+    }
+
+    pub(super) fn other(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        Self { source: Source::Other(UnsyncBoxBody::new(body)), record: Record::default() }
+    }
+
+    /// What a client that asked with HEAD gets: a text of ours is told the length of, and not sent (RFC 9110 §9.3.2).
+    /// A backend that was asked with HEAD has sent nothing.
+    pub(super) fn left_out(self) -> (Self, Option<u64>) {
+        match self.source {
+            Source::Text(text) => {
+                (Self { source: Source::Text(None), record: self.record }, text.map(|text| text.len() as u64))
+            }
+            Source::Stream(_) | Source::Other(_) => (self, None),
+        }
     }
 
     /// Keeps `record` until the body has passed.
@@ -218,8 +382,23 @@ impl Body for ResponseBody {
                 record.sent(text.as_ref().map_or(0, |text| text.len() as u64));
                 return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
             }
+            Source::Other(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                match &frame {
+                    Poll::Ready(Some(Ok(frame))) => record.sent(data_bytes(frame)),
+                    Poll::Ready(Some(Err(error))) => record.broke(error),
+                    Poll::Ready(None) | Poll::Pending => {}
+                }
+                return frame;
+            }
             Source::Stream(download) => download,
         };
+        if let Some(deadline) = &mut download.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            record.broke(&BodyError::TooLong);
+            return Poll::Ready(Some(Err(BodyError::TooLong)));
+        }
         let frame = Pin::new(&mut download.incoming).poll_frame(cx);
         let frame = download.stall.watch(cx, frame);
         match &frame {
@@ -239,6 +418,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Text(text) => text.is_none(),
+            Source::Other(body) => body.is_end_stream(),
             Source::Stream(download) => download.incoming.is_end_stream(),
         }
     }
@@ -246,6 +426,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Other(_) => SizeHint::default(),
             Source::Stream(download) => download.incoming.size_hint(),
         }
     }
@@ -263,12 +444,12 @@ mod tests {
         let start = tokio::time::Instant::now();
         for _ in 0..3 {
             let almost = UPLOAD_IDLE - Duration::from_secs(1);
-            let silence = poll_fn(|cx| stall.watch(cx, Poll::Pending));
+            let silence = poll_fn(|cx| stall.watch::<BodyError>(cx, Poll::Pending));
             assert!(tokio::time::timeout(almost, silence).await.is_err(), "the limit is not over yet");
-            let frame = poll_fn(|cx| stall.watch(cx, Poll::Ready(Some(Ok(Frame::data(Bytes::new()))))));
+            let frame = poll_fn(|cx| stall.watch::<BodyError>(cx, Poll::Ready(Some(Ok(Frame::data(Bytes::new()))))));
             assert!(matches!(frame.await, Some(Ok(_))));
         }
-        let stalled = poll_fn(|cx| stall.watch(cx, Poll::Pending)).await;
+        let stalled = poll_fn(|cx| stall.watch::<BodyError>(cx, Poll::Pending)).await;
         assert!(matches!(stalled, Some(Err(BodyError::Stalled(UPLOAD_IDLE)))));
         assert_eq!(start.elapsed().as_secs(), 3 * 59 + 60);
     }

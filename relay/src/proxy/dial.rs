@@ -8,56 +8,99 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, lookup_host},
-    time::timeout,
+    time::{sleep, timeout},
 };
+use tokio_rustls::client::TlsStream;
 
 use super::{
     Routing,
     answer::Failure,
     may_dial::{Purpose, may_dial},
+    upstream_tls::{self, Carries},
 };
 use crate::{
-    route::target::{Endpoint, Upstream},
+    route::target::{Endpoint, Protocol, Upstream},
     tunnel::{DialError, Flow},
 };
 
-/// How long a connection to a backend may take, name resolution included.
+/// How long a connection to a backend may take, name resolution and TLS handshake included.
 ///
 /// Three SYN retransmissions (1, 3 and 7 seconds) fit; a person still waits for the answer.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
 /// How many of a name's addresses are tried.
-const ADDRESSES_MAX: usize = 4;
+pub(super) const ADDRESSES_MAX: usize = 8;
+
+/// How long an address has before the next one is tried as well (RFC 8305 §5, "Connection Attempt Delay").
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// A connection to a backend, whatever carries it.
 #[derive(Debug)]
-pub(super) enum Transport {
+pub enum Transport {
     Socket(TcpStream),
     Flow(Flow),
+    /// TLS over one of the others.
+    Tls(Box<TlsStream<Transport>>),
 }
 
-/// Connects to the endpoint of `upstream` on behalf of `client`.
+impl Transport {
+    /// The socket of this host that carries it, if one does.
+    pub(super) fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Socket(socket) => Some(socket),
+            Self::Flow(_) => None,
+            Self::Tls(stream) => stream.get_ref().0.socket(),
+        }
+    }
+
+    /// The HTTP that the backend expects, where TLS was to find that out.
+    pub(super) fn agreed(&self) -> Protocol {
+        match self {
+            Self::Socket(_) | Self::Flow(_) => Protocol::Http1,
+            Self::Tls(stream) => upstream_tls::agreed(stream),
+        }
+    }
+}
+
+/// Connects to the endpoint of `upstream` on behalf of `client`, over TLS where the upstream says so; before that it is
+/// told of the client where it shall be. For bytes of any kind.
 ///
 /// # Errors
-/// [`Failure::Tunnel`], [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`].
-pub(super) async fn dial(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
+/// [`Failure::Tunnel`], [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`],
+/// [`Failure::Tls`].
+pub async fn dial(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
+    connected(routing, upstream, client, Carries::Bytes).await
+}
+
+/// As [`dial`], for HTTP: over TLS the backend is told which, or asked where it may choose.
+pub(super) async fn dial_http(
+    routing: &Routing,
+    upstream: &Upstream,
+    client: SocketAddr,
+    protocol: Protocol,
+) -> Result<Transport, Failure> {
+    connected(routing, upstream, client, Carries::Http(protocol)).await
+}
+
+async fn connected(
+    routing: &Routing,
+    upstream: &Upstream,
+    client: SocketAddr,
+    carries: Carries,
+) -> Result<Transport, Failure> {
     let attempt = async {
-        match &upstream.endpoint {
-            Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
-            Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
-            Endpoint::Host { name, port } => {
-                let unknown = |source| Failure::Unknown { name: name.to_string(), source };
-                let found = lookup_host((&**name, *port)).await.map_err(|error| unknown(Some(error)))?;
-                let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
-                if addresses.is_empty() {
-                    return Err(unknown(None));
-                }
-                connect(routing, upstream, &addresses).await
-            }
+        let mut transport = carrier(routing, upstream, client).await?;
+        if let Some(announces) = &upstream.announces {
+            let sent = transport.write_all(&announces.header()).await;
+            sent.map_err(|source| Failure::Connect { source })?;
         }
+        let Some(tls) = &upstream.tls else { return Ok(transport) };
+        let stream = routing.client_configs.connect(&upstream.project, tls, carries, transport).await?;
+        Ok(Transport::Tls(Box::new(stream)))
     };
     match timeout(CONNECT, attempt).await {
         Ok(result) => result,
@@ -68,27 +111,64 @@ pub(super) async fn dial(routing: &Routing, upstream: &Upstream, client: SocketA
     }
 }
 
-/// Tries the addresses in the resolver's order, each for its share of the time.
-async fn connect(routing: &Routing, upstream: &Upstream, addresses: &[SocketAddr]) -> Result<Transport, Failure> {
-    let share = CONNECT / u32::try_from(addresses.len()).unwrap_or(1).max(1);
-    let mut last = Failure::ConnectTimedOut;
-    for &address in addresses {
-        // The guard of `load` must not live across an await.
-        let allowed = may_dial(&routing.dial_policy.load(), &upstream.project, Purpose::Backend, address);
-        if let Err(denied) = allowed {
-            last = denied.into();
-            continue;
-        }
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true).map_err(|source| Failure::Connect { source })?;
-                return Ok(Transport::Socket(stream));
+/// The bytes in the clear.
+async fn carrier(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
+    match &upstream.endpoint {
+        Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
+        Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
+        Endpoint::Host { name, port } => {
+            let unknown = |source| Failure::Unknown { name: name.to_string(), source };
+            let found = lookup_host((&**name, *port)).await.map_err(|error| unknown(Some(error)))?;
+            let addresses: Vec<SocketAddr> = found.collect();
+            if addresses.is_empty() {
+                return Err(unknown(None));
             }
-            Ok(Err(source)) => last = Failure::Connect { source },
-            Err(_) => last = Failure::ConnectTimedOut,
+            connect(routing, upstream, &addresses).await
         }
     }
-    Err(last)
+}
+
+/// Tries the addresses, the families in turn, each a head start after the one before or when that has failed; the first
+/// connection wins (RFC 8305 §5).
+async fn connect(routing: &Routing, upstream: &Upstream, addresses: &[SocketAddr]) -> Result<Transport, Failure> {
+    let mut last = Failure::ConnectTimedOut;
+    let mut allowed = Vec::new();
+    for address in in_turn(addresses) {
+        match may_dial(&routing.dial_policy.load(), &upstream.project, Purpose::Backend, address) {
+            Ok(()) => allowed.push(address),
+            Err(denied) => last = denied.into(),
+        }
+    }
+    let mut waiting = allowed.into_iter();
+    let mut trying = FuturesUnordered::new();
+    loop {
+        trying.extend(waiting.next().map(TcpStream::connect));
+        tokio::select! {
+            tried = trying.next() => match tried {
+                None => return Err(last),
+                Some(Ok(stream)) => {
+                    stream.set_nodelay(true).map_err(|source| Failure::Connect { source })?;
+                    return Ok(Transport::Socket(stream));
+                }
+                Some(Err(source)) => last = Failure::Connect { source },
+            },
+            () = sleep(HEAD_START), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+/// The addresses of the two families in turn, each in the resolver's order, which has the preferred one first.
+fn in_turn(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (one, other): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        addresses.iter().copied().partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut all = Vec::with_capacity(addresses.len());
+    while all.len() < addresses.len() {
+        all.extend(one.next().into_iter().chain(other.next()));
+    }
+    all.truncate(ADDRESSES_MAX);
+    all
 }
 
 impl AsyncRead for Transport {
@@ -96,6 +176,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Flow(flow) => Pin::new(flow).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -105,6 +186,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Flow(flow) => Pin::new(flow).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -112,6 +194,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_flush(cx),
             Self::Flow(flow) => Pin::new(flow).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -119,6 +202,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Flow(flow) => Pin::new(flow).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -130,6 +214,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Socket(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Flow(flow) => Pin::new(flow).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -137,6 +222,94 @@ impl AsyncWrite for Transport {
         match self {
             Self::Socket(stream) => stream.is_write_vectored(),
             Self::Flow(flow) => flow.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{net::TcpSocket, time::Instant};
+    use underpass_shared::identity::ProjectName;
+
+    use super::*;
+    use crate::{proxy::may_dial::DialPolicy, tunnel::Tunnels};
+
+    fn routing() -> Routing {
+        let allow_backends = vec!["127.0.0.0/8".parse().unwrap()];
+        let policy = DialPolicy { allow_backends, ..DialPolicy::default() };
+        Routing::new(Tunnels::new(tokio::runtime::Handle::current()), policy)
+    }
+
+    fn upstream() -> Upstream {
+        let endpoint = Endpoint::Host { name: "a.example".into(), port: 80 };
+        Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1, tls: None, announces: None }
+    }
+
+    /// A listener that takes no more connections: further ones wait until the kernel gives up.
+    async fn stuck() -> (SocketAddr, impl Sized) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let filler = TcpStream::connect(address).await.unwrap();
+        (address, (listener, filler))
+    }
+
+    async fn open() -> (SocketAddr, impl Sized) {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        (listener.local_addr().unwrap(), listener)
+    }
+
+    fn peer(connected: Result<Transport, Failure>) -> SocketAddr {
+        let Ok(Transport::Socket(stream)) = connected else { panic!("{connected:?}") };
+        stream.peer_addr().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_does_not_answer_holds_the_next_one_up_for_its_head_start_only() {
+        let (silent, _a) = stuck().await;
+        let (good, _b) = open().await;
+        let before = Instant::now();
+        let (routing, upstream) = (routing(), upstream());
+        assert_eq!(peer(connect(&routing, &upstream, &[silent, good]).await), good);
+        assert_eq!(before.elapsed(), HEAD_START);
+        let before = Instant::now();
+        assert_eq!(peer(connect(&routing, &upstream, &[silent, silent, good]).await), good);
+        assert_eq!(before.elapsed(), HEAD_START * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_refuses_holds_nothing_up_and_one_that_is_denied_is_not_tried() {
+        let (gone, listener) = open().await;
+        drop(listener);
+        let denied: SocketAddr = "10.0.0.1:80".parse().unwrap();
+        let (good, _b) = open().await;
+        let (routing, upstream) = (routing(), upstream());
+        let before = Instant::now();
+        assert_eq!(peer(connect(&routing, &upstream, &[gone, denied, good]).await), good);
+        // A refusal comes by the kernel, and while it is waited for the clock may run ahead by one head start.
+        assert!(before.elapsed() <= HEAD_START);
+        assert!(matches!(connect(&routing, &upstream, &[denied]).await, Err(Failure::Denied(_))));
+        assert!(matches!(connect(&routing, &upstream, &[denied, gone]).await, Err(Failure::Connect { .. })));
+    }
+
+    #[test]
+    fn the_families_take_turns_and_the_preferred_one_is_first() {
+        let check = |given: &[&str], want: &[&str]| {
+            let parse = |all: &[&str]| all.iter().map(|one| one.parse().unwrap()).collect::<Vec<SocketAddr>>();
+            assert_eq!(in_turn(&parse(given)), parse(want));
+        };
+        check(&[], &[]);
+        check(
+            &["[::1]:1", "[::2]:1", "[::3]:1", "1.0.0.1:1", "1.0.0.2:1"],
+            &["[::1]:1", "1.0.0.1:1", "[::2]:1", "1.0.0.2:1", "[::3]:1"],
+        );
+        check(&["1.0.0.1:1", "[::1]:1", "1.0.0.2:1"], &["1.0.0.1:1", "[::1]:1", "1.0.0.2:1"]);
+        let many: Vec<String> = (1..=20).map(|last| format!("1.0.0.{last}:1")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        check(&many, &many[..ADDRESSES_MAX]);
     }
 }

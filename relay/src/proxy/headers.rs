@@ -26,7 +26,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Makes a client's header fields those that the backend may see; says whether the client can take trailers.
 ///
 /// `X-Forwarded-For`, `-Proto` and `-Host` are ours; whatever else claims to know the client or its path is dropped.
-pub(super) fn forward_request(headers: &mut HeaderMap, asked: &Asked, client: Client) -> bool {
+pub(super) fn forward_request(headers: &mut HeaderMap, asked: &Asked, client: &Client) -> bool {
     let trailers = headers.get_all(header::TE).iter().any(|value| has_token(value, "trailers"));
     strip_hop_by_hop(headers);
     headers.remove(header::HOST);
@@ -37,7 +37,7 @@ pub(super) fn forward_request(headers: &mut HeaderMap, asked: &Asked, client: Cl
         headers.remove(name);
     }
     join_cookies(headers);
-    let proto = match client.scheme {
+    let proto = match client.scheme() {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
@@ -103,7 +103,15 @@ pub(super) fn has_token(value: &HeaderValue, token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use underpass_shared::identity::ProjectName;
+
     use super::*;
+    use crate::route::{
+        host::HostPattern,
+        table::{ListenAddress, TlsListener, TlsServes},
+    };
 
     fn forwarded(fields: &[(&str, &str)]) -> (HeaderMap, bool) {
         let mut headers = HeaderMap::new();
@@ -115,8 +123,17 @@ mod tests {
             host: "a.com".into(),
             path_and_query: "/".parse().unwrap(),
         };
-        let client = Client { address: "[::ffff:192.0.2.9]:5".parse().unwrap(), port: 80, scheme: Scheme::Https };
-        let trailers = forward_request(&mut headers, &asked, client);
+        let client = Client {
+            address: "[::ffff:192.0.2.9]:5".parse().unwrap(),
+            local: "[::ffff:192.0.2.1]:443".parse().unwrap(),
+            at: ListenAddress::shared(443),
+            tls: Some(Arc::new(TlsListener {
+                project: ProjectName::default(),
+                hostname: HostPattern::Any,
+                serves: TlsServes::Http(Arc::default()),
+            })),
+        };
+        let trailers = forward_request(&mut headers, &asked, &client);
         (headers, trailers)
     }
 

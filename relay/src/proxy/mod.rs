@@ -5,38 +5,54 @@
 
 pub mod answer;
 pub mod body;
-mod dial;
+mod compression;
+pub mod datagrams;
+pub mod dial;
+mod exchange;
+mod filters;
+mod grpc_web;
 mod headers;
 pub mod may_dial;
+mod mirror;
 mod path;
 mod record;
 mod request;
+pub mod stream;
 mod upgrade;
 pub mod upstream;
+pub mod upstream_tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
-use hyper::body::{Body, Incoming};
+use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts, response};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    answer::Failure,
-    body::{RequestBody, ResponseBody},
+    answer::{Failure, Language},
+    body::{ClientBody, ResponseBody},
+    compression::Asks,
+    exchange::{Answered, Exchange, Sent},
     may_dial::DialPolicy,
+    mirror::Mirrors,
     record::Record,
     request::Asked,
+    upgrade::Upgrade,
     upstream::{Pool, Reply},
+    upstream_tls::ClientConfigs,
 };
 use crate::{
+    clock,
     route::{
         matcher::Head,
-        table::{Miss, Scheme, Table},
-        target::{Choice, Protocol, Upstream},
+        table::{ListenAddress, Miss, Scheme, Table, TlsListener},
+        target::{Answers, Backend, Protocol, Rule},
     },
     tunnel::Tunnels,
 };
+
+pub use self::upgrade::Hold;
 
 /// What all workers share: the table of the day, and what may be dialled. Swapped whole, never locked.
 #[derive(Debug)]
@@ -44,23 +60,35 @@ pub struct Routing {
     pub table: ArcSwap<Table>,
     pub dial_policy: ArcSwap<DialPolicy>,
     pub tunnels: Tunnels,
+    client_configs: ClientConfigs,
 }
 
 impl Routing {
     /// An empty table: everything is answered 404.
     #[must_use]
     pub fn new(tunnels: Tunnels, dial_policy: DialPolicy) -> Self {
-        Self { table: ArcSwap::default(), dial_policy: ArcSwap::from_pointee(dial_policy), tunnels }
+        let client_configs = ClientConfigs::default();
+        Self { table: ArcSwap::default(), dial_policy: ArcSwap::from_pointee(dial_policy), tunnels, client_configs }
     }
 }
 
 /// Who asks, and where they came in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
-    /// The listener's port as Gateways name it.
-    pub port: u16,
-    pub scheme: Scheme,
+    /// The address that they connected to.
+    pub local: SocketAddr,
+    /// Where they came in.
+    pub at: ListenAddress,
+    /// What the handshake selected; none in the clear.
+    pub tls: Option<Arc<TlsListener>>,
+}
+
+impl Client {
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
 }
 
 /// One worker's half of the gateway that faces the backends.
@@ -68,6 +96,9 @@ pub struct Client {
 pub struct Proxy {
     routing: Arc<Routing>,
     pool: Arc<Pool>,
+    mirrors: Mirrors,
+    /// A permit for each response that may be packed.
+    packing: Arc<Semaphore>,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -76,71 +107,91 @@ impl Proxy {
     /// Upgraded connections live on `tasks` and end at the latest when `cut` is cancelled.
     #[must_use]
     pub fn new(routing: Arc<Routing>, tasks: TaskTracker, cut: CancellationToken) -> Self {
-        Self { pool: Pool::new(routing.clone()), routing, tasks, cut }
+        let pool = Pool::new(routing.clone());
+        let mirrors = Mirrors::new(pool.clone(), tasks.clone(), cut.clone());
+        let packing = Arc::new(Semaphore::new(compression::PACKED_MAX));
+        Self { pool, routing, mirrors, packing, tasks, cut }
     }
 
     /// Serves one request. Every failure becomes an answer that says what is wrong.
-    pub async fn handle(&self, request: Request<Incoming>, client: Client) -> Response<ResponseBody> {
-        let mut record = Record::new(request.method(), client);
-        let version = request.version();
-        match self.serve(request, client, &mut record).await {
+    pub async fn handle(&self, request: Request<ClientBody>, client: &Client) -> Response<ResponseBody> {
+        let mut record = Record::new(request.method(), client.clone());
+        let (version, language) = (request.version(), Language::of(request.headers()));
+        let is_head = request.method() == Method::HEAD;
+        let response = match self.serve(request, client, &mut record).await {
             Ok(response) => {
                 record.answered(response.status());
-                let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-                // An upgraded connection keeps its record until the bytes end.
-                if upgraded { response } else { response.map(|body| body.recorded(record)) }
+                // That of an upgraded connection was taken, until the bytes end: this one is empty then.
+                response.map(|body| body.recorded(record))
             }
             Err(failure) => {
                 record.failed(&failure);
-                failure.response(version).map(|body| body.recorded(record))
+                failure.response(version, language).map(|body| body.recorded(record))
             }
-        }
+        };
+        // hyper leaves bodies out of HTTP/1.1 only.
+        if is_head { without_body(response) } else { response }
     }
 
     async fn serve(
         &self,
-        mut request: Request<Incoming>,
-        client: Client,
+        mut request: Request<ClientBody>,
+        client: &Client,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let upgrade = upgrade::wanted(&request).then(|| hyper::upgrade::on(&mut request));
+        let arrived = clock::instant();
+        let upgrade = upgrade::take(&mut request)?;
         let (mut parts, incoming) = request.into_parts();
-        let asked = request::check(&parts)?;
-        let upstream = choose(&self.routing.table.load(), &asked, &parts, client, record)?;
-        if upgrade.is_some() && upstream.protocol != Protocol::Http1 {
-            return Err(Failure::UpgradeUnsupported);
+        let mut asked = request::check(&parts)?;
+        let rule = select(&self.routing.table.load(), &asked, &parts, client)?;
+        record.chose(&rule, None);
+        let web = if rule.answers == Answers::Grpc { grpc_web::Form::take(&mut parts.headers) } else { None };
+        let incoming = match web {
+            Some(form) => form.upload(incoming),
+            None => incoming,
+        };
+        let trailers = headers::forward_request(&mut parts.headers, &asked, client) || web.is_some();
+        let back = filters::Back {
+            origin: parts.headers.get(header::ORIGIN).cloned(),
+            asks: if upgrade.is_some() { Asks::default() } else { Asks::of(&rule, &parts) },
+            packing: &self.packing,
+            web,
+        };
+        if let Some(answer) = filters::before(&rule.filters, &mut parts, &mut asked, client) {
+            return Ok(filters::after(&[&rule.filters], &back, answer?));
         }
-
-        let bodiless = incoming.is_end_stream();
-        let replay = bodiless && parts.method.is_idempotent();
-        let trailers = headers::forward_request(&mut parts.headers, &asked, client);
-        prepare(&mut parts, &asked, upstream.protocol, bodiless, trailers)?;
-        if upgrade.is_some() {
-            upgrade::ask(&mut parts.headers);
+        let backend = choose(&rule, record)?;
+        let of_rule = Sent { parts: parts.clone(), asked: asked.clone() };
+        if let Some(answer) = filters::before(&backend.filters, &mut parts, &mut asked, client) {
+            return Ok(filters::after(&[&backend.filters, &rule.filters], &back, answer?));
         }
-        let meter = record.meter();
-        let body = if bodiless { RequestBody::Empty } else { RequestBody::stream(incoming, meter.clone()) };
-        let request = Request::from_parts(parts, body);
-        let reply = self.pool.send(&upstream, client.address, request, replay, &meter).await?;
-        self.pass_back(reply, upgrade, record)
+        let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter: record.meter(), arrived };
+        let reply = exchange.run(Sent { parts, asked }, of_rule, incoming, upgrade.is_some()).await?;
+        let response = self.pass_back(reply, upgrade, record)?;
+        Ok(filters::after(&[&backend.filters, &rule.filters], &back, response))
     }
 
     fn pass_back(
         &self,
-        reply: Reply,
-        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        reply: Answered,
+        upgrade: Option<Upgrade>,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let Reply { mut response, lease } = reply;
+        let Answered { reply: Reply { mut response, lease }, deadline } = reply;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            let client = upgrade.filter(|_| upgrade::granted(&response)).ok_or(Failure::UnaskedUpgrade)?;
+            let upgrade = upgrade.ok_or(Failure::UnaskedUpgrade)?;
+            upgrade.check(&response)?;
             let backend = hyper::upgrade::on(&mut response);
             let (mut parts, _) = response.into_parts();
             headers::forward_response(&mut parts.headers);
-            upgrade::ask(&mut parts.headers);
+            upgrade.answer(&mut parts.status, &mut parts.headers);
+            record.answered(parts.status);
             let record = std::mem::take(record);
-            self.tasks.spawn(upgrade::join(client, backend, record, self.cut.clone()));
+            self.tasks.spawn(upgrade::join(upgrade, backend, record, self.cut.clone()));
             return Ok(Response::from_parts(plain(parts), ResponseBody::empty()));
+        }
+        if upgrade.is_some_and(|upgrade| !upgrade.may_refuse_with(response.status())) {
+            return Err(Failure::Handshake);
         }
         let doubtful = response.headers().contains_key(header::TRANSFER_ENCODING)
             && response.headers().contains_key(header::CONTENT_LENGTH);
@@ -149,35 +200,41 @@ impl Proxy {
         }
         let (mut parts, incoming) = response.into_parts();
         headers::forward_response(&mut parts.headers);
-        Ok(Response::from_parts(plain(parts), ResponseBody::stream(incoming, lease)))
+        Ok(Response::from_parts(plain(parts), ResponseBody::stream(incoming, lease, deadline)))
     }
 }
 
-/// The endpoint to ask. The table is borrowed for no longer, so that a long response does not keep an old one alive.
-fn choose(
-    table: &Table,
-    asked: &Asked,
-    parts: &Parts,
-    client: Client,
-    record: &mut Record,
-) -> Result<Arc<Upstream>, Failure> {
+/// What a client that asked with HEAD is sent.
+fn without_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    let (body, length) = body.left_out();
+    if let Some(length) = length {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(parts, body)
+}
+
+/// The rule that serves the request. The table is borrowed for no longer, so that a long response does not keep an old
+/// one alive.
+fn select(table: &Table, asked: &Asked, parts: &Parts, client: &Client) -> Result<Arc<Rule>, Failure> {
     let (path, query) = (asked.path_and_query.path(), asked.path_and_query.query());
-    let head =
-        Head { port: client.port, host: &asked.host, method: &parts.method, path, query, headers: &parts.headers };
-    let selection = table.select(&head).map_err(|miss| match miss {
+    let head = Head { at: client.at, host: &asked.host, method: &parts.method, path, query, headers: &parts.headers };
+    let selection = table.select(&head, client.tls.as_deref()).map_err(|miss| match miss {
         Miss::Host => Failure::UnknownHost { host: asked.host.clone() },
         Miss::Rule => Failure::NoRule { host: asked.host.clone(), path: path.to_owned() },
+        Miss::Misdirected => Failure::Misdirected { host: asked.host.clone() },
     })?;
-    match selection.rule.choose(rand::random()) {
-        Choice::Upstream { backend, upstream } => {
-            record.chose(selection.rule, Some(backend));
-            Ok(upstream.clone())
-        }
-        Choice::Answer { backend, status, text } => {
-            record.chose(selection.rule, backend);
-            Err(Failure::Unresolved { status, text: text.to_owned() })
-        }
-    }
+    Ok(selection.rule.clone())
+}
+
+/// The backend whose turn it is.
+fn choose<'a>(rule: &'a Arc<Rule>, record: &mut Record) -> Result<&'a Backend, Failure> {
+    let backend = rule.backend(rand::random()).ok_or_else(|| Failure::Unresolved {
+        status: 500,
+        text: "the route has no backend to send requests to".to_owned(),
+    })?;
+    record.chose(rule, Some(backend));
+    Ok(backend)
 }
 
 /// The version is a matter of each connection.
@@ -214,8 +271,9 @@ fn prepare(
                 parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
-        Protocol::H2c => {
+        Protocol::Http2 | Protocol::Either => {
             parts.version = Version::HTTP_2;
+            parts.headers.remove(header::HOST);
             uri.scheme = Some(http::uri::Scheme::HTTP);
             uri.authority = Some(asked.authority.clone());
         }

@@ -92,7 +92,7 @@ impl Drop for Record {
             route = facts.rule.as_ref().map(|rule| &*rule.route),
             backend = facts.backend.as_deref(),
             src = %facts.client.address,
-            port = facts.client.port,
+            port = facts.client.at.port,
             method = %facts.method,
             status,
             bytes_in = facts.meter.bytes(),

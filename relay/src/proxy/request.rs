@@ -38,6 +38,8 @@ pub enum Refusal {
     TooManyHeaders,
     #[error("CONNECT is not served here")]
     Connect,
+    #[error("of the protocols over extended CONNECT only websocket is served here")]
+    Protocol,
     #[error("{0}")]
     Path(String),
 }
@@ -83,7 +85,7 @@ fn authority(parts: &Parts) -> Result<Authority, Refusal> {
         (None, Some(named)) => Ok(named),
         // Absolute form needs Host nonetheless, but what it says is ignored.
         (Some(_), None) if parts.version == Version::HTTP_11 => Err(Refusal::NoHost),
-        (Some(target), Some(named)) if parts.version == Version::HTTP_2 && *target != named => {
+        (Some(target), Some(named)) if parts.version >= Version::HTTP_2 && *target != named => {
             Err(Refusal::SeveralHosts)
         }
         (Some(target), _) => Ok(target.clone()),

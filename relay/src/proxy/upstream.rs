@@ -1,6 +1,7 @@
 //! Sends a request to an upstream over a pooled connection, and keeps the pool of one worker.
 //!
 //! HTTP/1.1 connections are used by one request at a time and rest idle in between; HTTP/2 has one shared connection.
+//! Where the backend may choose between them, the first connection asks it, and the others follow.
 //! A connection that closed while it rested costs no request: what was not sent is sent again, and so is once a request
 //! without body whose method is idempotent.
 
@@ -16,9 +17,9 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Uri, Version, header, uri::Scheme};
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -28,7 +29,7 @@ use super::{
     Routing,
     answer::Failure,
     body::{Meter, RequestBody},
-    dial::{Transport, dial},
+    dial::{Transport, dial_http},
 };
 use crate::{
     clock,
@@ -43,6 +44,10 @@ const IDLE_PER_UPSTREAM_MAX: usize = 128;
 
 /// Resting connections of one worker; more are closed when they come back.
 const IDLE_MAX: usize = 1024;
+
+/// HTTP/2 connections that one worker keeps for further requests; beyond it the one unused for longest ends after its
+/// last. Only upstreams that announce each client need so many.
+const SHARED_MAX: usize = 1024;
 
 /// How often connections that rested too long are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -71,7 +76,7 @@ const PING: Duration = Duration::from_secs(20);
 type Http1Sender = http1::SendRequest<RequestBody>;
 type Http2Sender = http2::SendRequest<RequestBody>;
 
-/// The upstream connections of one worker, keyed by project, endpoint and protocol.
+/// The upstream connections of one worker, keyed by project, endpoint, protocol and TLS.
 #[derive(Debug)]
 pub struct Pool {
     routing: Arc<Routing>,
@@ -93,7 +98,15 @@ struct Idle {
 }
 
 /// The one attempt to connect that several requests wait for, and its result.
-type Connecting = Shared<BoxFuture<'static, Result<Http2Sender, Arc<Failure>>>>;
+type Connecting = Shared<BoxFuture<'static, Result<Shareable, Arc<Failure>>>>;
+
+/// What the first connection to an upstream turned out to be.
+#[derive(Debug, Clone)]
+enum Shareable {
+    Http2(Http2Sender),
+    /// The backend chose HTTP/1.1, and so it is asked over that from now on.
+    Http1,
+}
 
 /// The shared connection to an HTTP/2 upstream, or the attempt to make it.
 #[derive(Debug, Clone)]
@@ -148,14 +161,20 @@ impl Pool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         client: SocketAddr,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         replay: bool,
         meter: &Meter,
     ) -> Result<Reply, Failure> {
+        if upstream.tls.is_some() {
+            secure(&mut request);
+        }
+        // A WebSocket is asked for over HTTP/1.1 (RFC 6455 §4.1).
+        let upgrades = upstream.protocol == Protocol::Either && request.headers().contains_key(header::UPGRADE);
         let exchange = async {
             match upstream.protocol {
                 Protocol::Http1 => self.send_http1(upstream, client, request, replay).await,
-                Protocol::H2c => self.send_http2(upstream, client, request, replay).await,
+                Protocol::Either if upgrades => self.send_http1(upstream, client, into_http1(request), replay).await,
+                Protocol::Http2 | Protocol::Either => self.send_http2(upstream, client, request, replay).await,
             }
         };
         let mut exchange = pin!(exchange);
@@ -192,8 +211,8 @@ impl Pool {
                 },
             }
         }
-        let transport = dial(&self.routing, upstream, client).await?;
-        let mut sender = handshake_http1(transport).await?;
+        let dialled = dial_http(&self.routing, upstream, client, Protocol::Http1).await;
+        let mut sender = handshake_http1(dialled.inspect_err(|_| self.forget_choice(upstream))?).await?;
         match sender.try_send_request(request).await {
             Ok(response) => Ok(self.reply(upstream, response, sender)),
             Err(error) => Err(Failure::Exchange { source: error.into_error() }),
@@ -212,7 +231,10 @@ impl Pool {
         mut request: Request<RequestBody>,
         replay: bool,
     ) -> Result<Reply, Failure> {
-        let (mut sender, shared) = self.http2_sender(upstream, client).await?;
+        let (shareable, shared) = self.shareable(upstream, client).await?;
+        let Shareable::Http2(mut sender) = shareable else {
+            return self.send_http1(upstream, client, into_http1(request), replay).await;
+        };
         let copy = (replay && shared).then(|| copy_head(&request));
         match sender.try_send_request(request).await.map_err(Attempt::from) {
             Ok(response) => return Ok(Reply { response, lease: None }),
@@ -222,7 +244,9 @@ impl Pool {
                 None => return Err(Failure::Exchange { source: error }),
             },
         }
-        let (mut sender, _) = self.http2_sender(upstream, client).await?;
+        let (Shareable::Http2(mut sender), _) = self.shareable(upstream, client).await? else {
+            return self.send_http1(upstream, client, into_http1(request), replay).await;
+        };
         match sender.try_send_request(request).await {
             Ok(response) => Ok(Reply { response, lease: None }),
             Err(error) => Err(Failure::Exchange { source: error.into_error() }),
@@ -230,15 +254,15 @@ impl Pool {
     }
 
     /// The shared connection, made if there is none; says whether it was there before.
-    async fn http2_sender(
+    async fn shareable(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         client: SocketAddr,
-    ) -> Result<(Http2Sender, bool), Failure> {
+    ) -> Result<(Shareable, bool), Failure> {
         let (connection, shared) = self.slot(upstream, client);
         let result = connection.clone().await;
         match result {
-            Ok(sender) => Ok((sender, shared)),
+            Ok(shareable) => Ok((shareable, shared)),
             Err(failure) => {
                 let mut resting = self.resting();
                 let same = |slot: &Slot| slot.connection.ptr_eq(&connection);
@@ -256,23 +280,50 @@ impl Pool {
         let now = clock::instant();
         let mut resting = self.resting();
         if let Some(slot) = resting.http2.get_mut(upstream) {
-            let is_closed = matches!(slot.connection.peek(), Some(Ok(sender)) if sender.is_closed());
+            let is_closed = matches!(slot.connection.peek(), Some(Ok(Shareable::Http2(sender))) if sender.is_closed());
             if !is_closed {
                 slot.used = now;
                 return (slot.connection.clone(), true);
             }
         }
         // A task of its own, so that the attempt goes on when the request that began it is given up.
-        let (routing, target) = (self.routing.clone(), upstream.clone());
-        let attempt = tokio::spawn(async move {
-            let transport = dial(&routing, &target, client).await.map_err(Arc::new)?;
-            handshake_http2(transport).await.map_err(Arc::new)
-        });
+        let (pool, target) = (self.clone(), upstream.clone());
+        let attempt = tokio::spawn(async move { pool.make_shareable(&target, client).await.map_err(Arc::new) });
         let attempt = attempt.map(|done| done.unwrap_or_else(|_| Err(Arc::new(Failure::Internal))));
         let connection = attempt.boxed().shared();
+        if resting.http2.len() >= SHARED_MAX {
+            let oldest = resting.http2.iter().min_by_key(|(_, slot)| slot.used).map(|(upstream, _)| upstream.clone());
+            oldest.and_then(|oldest| resting.http2.remove(&oldest));
+        }
         resting.http2.insert(upstream.clone(), Slot { connection: connection.clone(), used: now });
         self.watch_over(&mut resting);
         (connection, false)
+    }
+
+    /// Makes the connection that the protocol asks for, or that the backend chooses.
+    async fn make_shareable(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: SocketAddr,
+    ) -> Result<Shareable, Failure> {
+        let transport = dial_http(&self.routing, upstream, client, upstream.protocol).await?;
+        if upstream.protocol == Protocol::Http2 || transport.agreed() == Protocol::Http2 {
+            return handshake_http2(transport).await.map(Shareable::Http2);
+        }
+        // It rests where the request that caused it will look for one.
+        let mut sender = handshake_http1(transport).await?;
+        sender.ready().await.map_err(|source| Failure::Exchange { source })?;
+        self.put_idle(upstream, sender);
+        Ok(Shareable::Http1)
+    }
+
+    /// Lets a backend choose again that chose HTTP/1.1 and could not be connected to over that now.
+    fn forget_choice(&self, upstream: &Arc<Upstream>) {
+        let mut resting = self.resting();
+        let chose = |slot: &Slot| matches!(slot.connection.peek(), Some(Ok(Shareable::Http1)));
+        if resting.http2.get(upstream).is_some_and(chose) {
+            resting.http2.remove(upstream);
+        }
     }
 
     fn resting(&self) -> MutexGuard<'_, Resting> {
@@ -356,6 +407,10 @@ impl Lease {
     pub(super) fn give_back(self) {
         let Self { pool, upstream, mut sender } = self;
         let Some(pool) = pool.upgrade() else { return };
+        // It is for one client, and would keep others' from resting long after that client has gone.
+        if upstream.announces.is_some() {
+            return;
+        }
         if sender.is_ready() {
             pool.put_idle(&upstream, sender);
             return;
@@ -385,6 +440,7 @@ fn again(failure: &Failure) -> Failure {
         Failure::Unknown { name, .. } => Failure::Unknown { name: name.clone(), source: None },
         Failure::Connect { source } => Failure::Connect { source: source.kind().into() },
         Failure::ConnectTimedOut => Failure::ConnectTimedOut,
+        Failure::Tls(fault) => Failure::Tls(fault.clone()),
         Failure::Exchange { .. } => Failure::Connect { source: std::io::ErrorKind::ConnectionReset.into() },
         _ => Failure::Internal,
     }
@@ -398,6 +454,37 @@ fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     copy
+}
+
+/// Says in an HTTP/2 head that the connection is a secure one (RFC 9113 §8.3.1, `:scheme`).
+fn secure(request: &mut Request<RequestBody>) {
+    if request.uri().scheme().is_some() {
+        let mut parts = request.uri().clone().into_parts();
+        parts.scheme = Some(Scheme::HTTPS);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+}
+
+/// Turns a head that was made for HTTP/2 into one for HTTP/1.1.
+fn into_http1(mut request: Request<RequestBody>) -> Request<RequestBody> {
+    *request.version_mut() = Version::HTTP_11;
+    let parts = request.uri().clone().into_parts();
+    let Some(authority) = parts.authority else { return request };
+    let host = HeaderValue::from_str(authority.as_str()).ok();
+    *request.uri_mut() = parts.path_and_query.map(Uri::from).unwrap_or_default();
+    let bodiless = request.body().is_end_stream();
+    let headers = request.headers_mut();
+    headers.extend(host.map(|host| (header::HOST, host)));
+    if headers.contains_key(header::TE) && !headers.contains_key(header::CONNECTION) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    // Without it the body of a GET would be left out.
+    if !bodiless && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    request
 }
 
 async fn handshake_http1(transport: Transport) -> Result<Http1Sender, Failure> {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, Method};
 use regex::{Regex, RegexBuilder};
 
-use super::rank::PathKind;
+use super::{rank::PathKind, table::ListenAddress};
 
 /// The memory one compiled expression may take, in bytes: enough for long alternations, too little to hurt.
 const EXPRESSION_BYTES_MAX: usize = 256 * 1024;
@@ -15,8 +15,8 @@ const EXPRESSION_BYTES_MAX: usize = 256 * 1024;
 /// What the engine sees of a request. `proxy` has checked and normalised every part.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
-    /// The listener's port as Gateways name it, not as it is bound.
-    pub port: u16,
+    /// Where it came in.
+    pub at: ListenAddress,
     /// Lower case, without port or trailing dot.
     pub host: &'a str,
     pub method: &'a Method,
@@ -47,6 +47,8 @@ pub enum PathMatcher {
     /// Whole segments; kept without trailing slash, so that `/` is the empty text.
     Prefix(Box<str>),
     RegularExpression(Regex),
+    /// A method of whatever gRPC service: the second of two segments.
+    Method(Box<str>),
 }
 
 /// How a header's or query parameter's value must look.
@@ -86,6 +88,12 @@ impl PathMatcher {
         compile(expression).map(Self::RegularExpression)
     }
 
+    /// `method` of any gRPC service.
+    #[must_use]
+    pub fn method(method: &str) -> Self {
+        Self::Method(method.into())
+    }
+
     fn fits(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *path,
@@ -93,6 +101,10 @@ impl PathMatcher {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Self::RegularExpression(expression) => expression.is_match(path),
+            Self::Method(method) => {
+                let segments = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+                segments.is_some_and(|(service, rest)| !service.is_empty() && *rest == **method)
+            }
         }
     }
 
@@ -100,7 +112,7 @@ impl PathMatcher {
         match self {
             Self::Exact(_) => PathKind::Exact,
             Self::RegularExpression(_) => PathKind::RegularExpression,
-            Self::Prefix(_) => PathKind::Prefix,
+            Self::Prefix(_) | Self::Method(_) => PathKind::Prefix,
         }
     }
 
@@ -108,6 +120,7 @@ impl PathMatcher {
         match self {
             Self::Exact(path) | Self::Prefix(path) => path.chars().count(),
             Self::RegularExpression(expression) => expression.as_str().chars().count(),
+            Self::Method(_) => 0,
         }
     }
 }
@@ -199,6 +212,10 @@ impl Matcher {
             && self.query_params.iter().all(|(name, value)| query_param_fits(head.query, name, value))
     }
 
+    pub(super) fn path(&self) -> &PathMatcher {
+        &self.path
+    }
+
     pub(super) fn path_kind(&self) -> PathKind {
         self.path.kind()
     }
@@ -208,7 +225,7 @@ impl Matcher {
     }
 
     pub(super) fn has_method(&self) -> bool {
-        self.method.is_some()
+        self.method.is_some() || matches!(self.path, PathMatcher::Method(_))
     }
 
     pub(super) fn header_count(&self) -> usize {
@@ -278,7 +295,14 @@ mod tests {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
-        matcher.fits(&Head { port: 80, host: "a.com", method: &Method::GET, path, query, headers: &map })
+        matcher.fits(&Head {
+            at: ListenAddress::shared(80),
+            host: "a.com",
+            method: &Method::GET,
+            path,
+            query,
+            headers: &map,
+        })
     }
 
     fn any_path() -> Matcher {
@@ -313,6 +337,16 @@ mod tests {
         let matcher = Matcher::new(PathMatcher::regular_expression("/tasks/[0-9]+|/t").unwrap());
         assert!(fits(&matcher, "/tasks/12", &[]) && fits(&matcher, "/t", &[]));
         assert!(!fits(&matcher, "/tasks/12/x", &[]) && !fits(&matcher, "/x/tasks/12", &[]));
+    }
+
+    #[test]
+    fn a_method_is_the_second_of_two_segments() {
+        let matcher = Matcher::new(PathMatcher::method("Get"));
+        assert!(fits(&matcher, "/a.Service/Get", &[]));
+        for path in ["/a.Service/get", "/Get", "/a/b/Get", "//Get", "/a/Get/"] {
+            assert!(!fits(&matcher, path, &[]), "{path}");
+        }
+        assert!(matcher.has_method(), "more than a match of everything");
     }
 
     #[test]

@@ -4,11 +4,16 @@
 //! Journey A passes through [`table::Table::select`] once per request.
 
 pub mod balance;
+pub mod change;
+pub mod cors;
+pub mod filter;
 pub mod host;
 pub mod matcher;
+mod paths;
 pub mod rank;
 pub mod table;
 pub mod target;
+pub mod tls;
 
 #[cfg(test)]
 mod model;

@@ -9,20 +9,31 @@ use underpass_shared::identity::ProjectName;
 use super::{
     host::HostPattern,
     matcher::{Head, Matcher, PathMatcher, ValueMatcher},
-    table::{Attachment, Scheme, TableBuilder},
+    table::{Attachment, ListenAddress, TableBuilder},
     target::Rule,
 };
 
+const AT: ListenAddress = ListenAddress { address: None, port: 80 };
 const HOSTS: &[&str] = &["a.com", "x.a.com", "y.x.a.com", "b.org"];
 const PATTERNS: &[&str] = &["", "a.com", "x.a.com", "*.a.com", "*.x.a.com", "*.com"];
-const PATHS: &[&str] = &["/", "/a", "/a/b", "/ab", "/a/b/"];
+const PATHS: &[&str] = &["/", "/a", "/a/b", "/ab", "/a/b/", "/a/b/c"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Exact,
+    Prefix,
+    /// Everything that begins with the path.
+    Expression,
+    /// The method `b` of any gRPC service.
+    Method,
+}
 
 #[derive(Debug, Clone)]
 struct Written {
     project: u8,
     listener: usize,
     host: usize,
-    exact: bool,
+    form: Form,
     path: usize,
     method: bool,
     header: bool,
@@ -32,12 +43,13 @@ struct Written {
 
 fn written() -> impl Strategy<Value = Written> {
     let path = prop_oneof![Just(0_usize), 0..PATHS.len()];
-    (0..2_u8, 0..PATTERNS.len(), 0..PATTERNS.len(), any::<bool>(), path, any::<[bool; 3]>(), 0..3_i64).prop_map(
-        |(project, listener, host, exact, path, [method, header, query], created)| Written {
+    let form = prop_oneof![Just(Form::Exact), Just(Form::Prefix), Just(Form::Expression), Just(Form::Method)];
+    (0..2_u8, 0..PATTERNS.len(), 0..PATTERNS.len(), form, path, any::<[bool; 3]>(), 0..3_i64).prop_map(
+        |(project, listener, host, form, path, [method, header, query], created)| Written {
             project,
             listener,
             host,
-            exact,
+            form,
             path,
             method,
             header,
@@ -63,7 +75,12 @@ impl Written {
 
     fn matcher(&self) -> Matcher {
         let path = PATHS[self.path];
-        let path = if self.exact { PathMatcher::exact(path) } else { PathMatcher::prefix(path) };
+        let path = match self.form {
+            Form::Exact => PathMatcher::exact(path),
+            Form::Prefix => PathMatcher::prefix(path),
+            Form::Expression => PathMatcher::regular_expression(&format!("{path}.*")),
+            Form::Method => Ok(PathMatcher::method("b")),
+        };
         let mut matcher = Matcher::new(path.unwrap());
         if self.method {
             matcher = matcher.method("GET").unwrap();
@@ -81,10 +98,11 @@ impl Written {
     fn fits(&self, head: &Head<'_>) -> bool {
         let wanted = PATHS[self.path];
         let trimmed = wanted.trim_end_matches('/');
-        let path = if self.exact {
-            head.path == wanted
-        } else {
-            head.path == trimmed || head.path.starts_with(&format!("{trimmed}/"))
+        let path = match self.form {
+            Form::Exact => head.path == wanted,
+            Form::Prefix => head.path == trimmed || head.path.starts_with(&format!("{trimmed}/")),
+            Form::Expression => head.path.starts_with(wanted),
+            Form::Method => head.path.split('/').count() == 3 && head.path.ends_with("/b"),
         };
         path && (!self.method || head.method == Method::GET)
             && (!self.header || head.headers.get("h").is_some_and(|value| value == "1"))
@@ -93,8 +111,14 @@ impl Written {
 
     /// Sorts as the Gateway API says, smallest first.
     fn key(&self, index: usize) -> impl Ord {
-        let characters = if self.exact { PATHS[self.path].len() } else { PATHS[self.path].trim_end_matches('/').len() };
-        (!self.exact, usize::MAX - characters, !self.method, !self.header, !self.query, self.created, index)
+        let (kind, characters) = match self.form {
+            Form::Exact => (0, PATHS[self.path].len()),
+            Form::Expression => (1, PATHS[self.path].len() + 2),
+            Form::Prefix => (2, PATHS[self.path].trim_end_matches('/').len()),
+            Form::Method => (2, 0),
+        };
+        let method = self.method || self.form == Form::Method;
+        (kind, usize::MAX - characters, !method, !self.header, !self.query, self.created, index)
     }
 }
 
@@ -133,13 +157,13 @@ proptest! {
     ) {
         let mut builder = TableBuilder::default();
         for (index, route) in routes.iter().enumerate() {
-            let rule = Arc::new(Rule { project: name(route.project), route: format!("r{index:03}").into(), backends: vec![] });
+            let rule = Arc::new(Rule::new(name(route.project), format!("r{index:03}").into(), vec![]));
             let listener = pattern(route.listener);
-            builder.listener(80, Scheme::Http, &rule.project, &listener);
+            builder.http(AT, &rule.project, &listener);
             if let Some(host) = route.served() {
-                builder.owner(80, &host, &rule.project);
+                builder.owner(AT, &host, &rule.project);
                 builder.attach(Attachment {
-                    port: 80, listener: &listener, host: &host, matcher: route.matcher(), created: route.created,
+                    at: AT, listener: &listener, host: &host, matcher: route.matcher(), created: route.created,
                     position: (0, 0), rule: &rule,
                 });
             }
@@ -150,11 +174,11 @@ proptest! {
             headers.insert(HeaderName::from_static("h"), HeaderValue::from_static("1"));
         }
         let head = Head {
-            port: 80, host: HOSTS[host], method: if post { &Method::POST } else { &Method::GET }, path: PATHS[path],
+            at: AT, host: HOSTS[host], method: if post { &Method::POST } else { &Method::GET }, path: PATHS[path],
             query: query.then_some("q=1"), headers: &headers,
         };
         let want = obvious(&routes, &head).map(|index| format!("r{index:03}"));
-        let got = table.select(&head).ok().map(|selection| selection.rule.route.to_string());
+        let got = table.select(&head, None).ok().map(|selection| selection.rule.route.to_string());
         prop_assert_eq!(got, want);
     }
 }

@@ -1,45 +1,114 @@
-//! The route table: immutable, built whole by `translate`, read without locks by every request.
+//! The route table: immutable, built whole by `translate`, read without locks by every connection and request.
 //!
-//! Port → owner of the hostname → that project's listener → its hostnames → rules in order. A request never leaves the
-//! project that owns its hostname, nor the listener that its hostname selects.
+//! HTTP: listen address → owner of the hostname → that project's listener → its hostnames → rules in order. A request
+//! never leaves the project that owns its hostname, nor the listener that its hostname selects. TLS: the same by the name
+//! of the handshake (SNI). TCP and UDP: listen address → the one rule.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use underpass_shared::identity::ProjectName;
 
 use super::{
     host::{HostMap, HostPattern},
     matcher::{Head, Matcher},
+    paths::{Entry, Paths},
     rank::Rank,
     target::Rule,
+    tls::ServerTls,
 };
 
-/// What is spoken on a port.
+/// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     Http,
     Https,
 }
 
-/// Which rule serves a request, for every listener port of every project.
+/// Where clients reach a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenAddress {
+    /// A Gateway's own address; `None` for those that all Gateways without one share.
+    pub address: Option<IpAddr>,
+    /// As Gateways name it, wherever it is bound.
+    pub port: u16,
+}
+
+impl ListenAddress {
+    /// `port` on the addresses that all Gateways share.
+    #[must_use]
+    pub fn shared(port: u16) -> Self {
+        Self { address: None, port }
+    }
+}
+
+/// What is spoken on a listen address. TCP and UDP may share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Speaks {
+    Http,
+    Tls,
+    Tcp,
+    Udp,
+}
+
+/// Who serves what, for every listener of every project.
 #[derive(Debug, Default)]
 pub struct Table {
-    ports: BTreeMap<u16, Port>,
+    ports: BTreeMap<ListenAddress, Port>,
+    datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
+    from_proxies: BTreeMap<ListenAddress, FromProxies>,
 }
 
+/// Whether connections begin by saying for whom they are (PROXY protocol).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FromProxies {
+    /// Those that do not are closed.
+    Always,
+    OrNot,
+}
+
+/// A TCP port.
 #[derive(Debug)]
-struct Port {
-    scheme: Scheme,
+pub enum Port {
+    Http(Http),
+    Tls(Box<Tls>),
+    /// Connections go to the rule's backends as they are; without a rule they are closed.
+    Stream(Option<Arc<Rule>>),
+}
+
+/// The HTTP listeners of one listen address.
+#[derive(Debug, Default)]
+pub struct Http {
     owners: HostMap<ProjectName>,
-    /// Listeners by project; each listener's rules by the hostname they serve, best rule first.
-    projects: BTreeMap<ProjectName, HostMap<HostMap<Vec<Entry>>>>,
+    /// Listeners by project; each listener's rules by the hostname they serve.
+    projects: BTreeMap<ProjectName, HostMap<HostMap<Paths>>>,
 }
 
+/// The TLS listeners of one listen address.
+#[derive(Debug, Default)]
+pub struct Tls {
+    owners: HostMap<ProjectName>,
+    projects: BTreeMap<ProjectName, HostMap<Arc<TlsListener>>>,
+    /// Of all projects, for names that nobody owns: the first that was built has a hostname.
+    all: HostMap<Arc<TlsListener>>,
+    https: Http,
+    passes_streams: bool,
+}
+
+/// What a handshake's name selects.
 #[derive(Debug)]
-struct Entry {
-    rank: Rank,
-    matcher: Matcher,
-    rule: Arc<Rule>,
+pub struct TlsListener {
+    pub project: ProjectName,
+    pub hostname: HostPattern,
+    pub serves: TlsServes,
+}
+
+/// What becomes of a connection after the handshake, or instead of it.
+#[derive(Debug)]
+pub enum TlsServes {
+    /// HTTP: see [`Table::select`].
+    Http(Arc<ServerTls>),
+    /// Bytes, to the rule that serves the name: after TLS ended here, or as they are when `tls` is `None`.
+    Stream { tls: Option<Arc<ServerTls>>, rules: HostMap<Arc<Rule>> },
 }
 
 /// The rule that serves a request.
@@ -48,61 +117,148 @@ pub struct Selection<'a> {
     pub rule: &'a Arc<Rule>,
 }
 
-/// Why no rule serves a request; the caller answers 404.
+/// Why no rule serves a request; the caller answers 404, or 421.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Miss {
-    /// No route serves the host on this port.
+    /// No route serves the host here.
     Host,
     /// Routes serve the host, but none this path, method, headers and query.
     Rule,
+    /// The host belongs to another listener than the one of the handshake (RFC 9110 §15.5.20).
+    Misdirected,
 }
 
 impl Table {
-    /// Chooses the rule that serves `head`.
+    /// What is spoken over TCP at `at`.
+    #[must_use]
+    pub fn port(&self, at: ListenAddress) -> Option<&Port> {
+        self.ports.get(&at)
+    }
+
+    /// Where datagrams that come to `at` go.
+    #[must_use]
+    pub fn datagrams(&self, at: ListenAddress) -> Option<&Arc<Rule>> {
+        self.datagrams.get(&at)?.as_ref()
+    }
+
+    /// Whether connections to `at` begin with a PROXY header; `None` when such a header would be the client's.
+    #[must_use]
+    pub fn from_proxies(&self, at: ListenAddress) -> Option<FromProxies> {
+        self.from_proxies.get(&at).copied()
+    }
+
+    /// Chooses the rule that serves `head`, which came in the clear, or over TLS after a handshake for `tls`.
     ///
     /// Order is the Gateway API's, on `HTTPRouteRule.matches`: hostname, exact before longest wildcard; then [`Rank`].
-    /// Runs in O(rules of the host), allocates nothing itself.
+    /// Runs in O(labels of the host + rules of its path + lengths of its prefixes), allocates nothing itself.
     ///
     /// # Errors
-    /// [`Miss`] says whether the host or only the rest of the request is unknown.
-    pub fn select(&self, head: &Head<'_>) -> Result<Selection<'_>, Miss> {
-        let port = self.ports.get(&head.port).ok_or(Miss::Host)?;
-        let owner = port.owners.covering(head.host).next().ok_or(Miss::Host)?;
-        let listeners = port.projects.get(owner).ok_or(Miss::Host)?;
+    /// [`Miss`] says what is unknown.
+    pub fn select(&self, head: &Head<'_>, tls: Option<&TlsListener>) -> Result<Selection<'_>, Miss> {
+        match (self.ports.get(&head.at), tls) {
+            (Some(Port::Http(http)), None) => http.select(head),
+            (Some(Port::Tls(port)), Some(tls)) => port.select(head, tls),
+            _ => Err(Miss::Host),
+        }
+    }
+
+    /// What must be listened on.
+    pub fn listens(&self) -> impl Iterator<Item = (ListenAddress, Speaks)> {
+        let tcp = self.ports.iter().map(|(&at, port)| {
+            let speaks = match port {
+                Port::Http(_) => Speaks::Http,
+                Port::Tls(_) => Speaks::Tls,
+                Port::Stream(_) => Speaks::Tcp,
+            };
+            (at, speaks)
+        });
+        tcp.chain(self.datagrams.keys().map(|&at| (at, Speaks::Udp)))
+    }
+}
+
+impl Http {
+    fn select(&self, head: &Head<'_>) -> Result<Selection<'_>, Miss> {
+        let owner = self.owners.covering(head.host).next().ok_or(Miss::Host)?;
+        self.select_of(owner, head)
+    }
+
+    fn select_of(&self, project: &ProjectName, head: &Head<'_>) -> Result<Selection<'_>, Miss> {
+        let listeners = self.projects.get(project).ok_or(Miss::Host)?;
         let hosts = listeners.covering(head.host).next().ok_or(Miss::Host)?;
         let mut miss = Miss::Host;
-        for entries in hosts.covering(head.host) {
+        for paths in hosts.covering(head.host) {
             miss = Miss::Rule;
-            if let Some(entry) = entries.iter().find(|entry| entry.matcher.fits(head)) {
-                return Ok(Selection { rule: &entry.rule });
+            if let Some(rule) = paths.select(head) {
+                return Ok(Selection { rule });
             }
         }
         Err(miss)
     }
+}
 
-    /// The ports that must be listened on, as Gateways name them.
-    pub fn ports(&self) -> impl Iterator<Item = (u16, Scheme)> {
-        self.ports.iter().map(|(&number, port)| (number, port.scheme))
+impl Tls {
+    /// The listener that a handshake for `name` (lower case) selects; without a name, one without hostname.
+    #[must_use]
+    pub fn listener(&self, name: Option<&str>) -> Option<&Arc<TlsListener>> {
+        let name = name.unwrap_or_default();
+        let owned = self.owners.covering(name).next().and_then(|project| self.projects.get(project));
+        match owned {
+            Some(listeners) => listeners.covering(name).next(),
+            None => self.all.covering(name).next(),
+        }
+    }
+
+    /// Whether one of the listeners passes bytes on instead of serving HTTP.
+    #[must_use]
+    pub fn passes_streams(&self) -> bool {
+        self.passes_streams
+    }
+
+    fn select(&self, head: &Head<'_>, tls: &TlsListener) -> Result<Selection<'_>, Miss> {
+        let owned = self.owners.covering(head.host).next().and_then(|project| self.projects.get(project));
+        let listeners = owned.unwrap_or(&self.all);
+        let speaks_http = |listener: &&Arc<TlsListener>| matches!(listener.serves, TlsServes::Http(_));
+        let chosen = listeners.covering(head.host).find(speaks_http).ok_or(Miss::Host)?;
+        if chosen.project != tls.project || chosen.hostname != tls.hostname {
+            return Err(Miss::Misdirected);
+        }
+        self.https.select_of(&chosen.project, head)
     }
 }
 
-/// Collects what a [`Table`] is made of, in any order.
+/// Collects what a [`Table`] is made of, in any order, but for listeners: of those that want the same, the first has it.
 #[derive(Debug, Default)]
 pub struct TableBuilder {
-    ports: BTreeMap<u16, PortBuilder>,
+    ports: BTreeMap<ListenAddress, PortBuilder>,
+    datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
+    from_proxies: BTreeMap<ListenAddress, FromProxies>,
 }
+
+/// Listeners by project and hostname; what each serves by the hostname of the route.
+type Listeners<T> = BTreeMap<(ProjectName, HostPattern), T>;
 
 #[derive(Debug)]
 struct PortBuilder {
-    scheme: Scheme,
+    speaks: Speaks,
+    stream: Option<Arc<Rule>>,
     owners: BTreeMap<HostPattern, ProjectName>,
-    listeners: BTreeMap<(ProjectName, HostPattern), BTreeMap<HostPattern, Vec<Entry>>>,
+    http: Listeners<BTreeMap<HostPattern, Vec<Entry>>>,
+    tls: Vec<TlsBuilder>,
+}
+
+#[derive(Debug)]
+struct TlsBuilder {
+    project: ProjectName,
+    hostname: HostPattern,
+    tls: Option<Arc<ServerTls>>,
+    /// `None` for HTTP.
+    rules: Option<BTreeMap<HostPattern, Arc<Rule>>>,
 }
 
 /// One match of one rule of a route, as a listener serves it.
 #[derive(Debug)]
 pub struct Attachment<'a> {
-    pub port: u16,
+    pub at: ListenAddress,
     /// The hostname of the listener that the route attached to.
     pub listener: &'a HostPattern,
     /// The hostname that is served: the listener's and the route's intersected.
@@ -116,30 +272,70 @@ pub struct Attachment<'a> {
 }
 
 impl TableBuilder {
-    /// Opens `port` and gives `project` a listener for `hostname` on it.
-    ///
-    /// The first scheme of a port stays: callers have sorted out conflicts before.
-    pub fn listener(&mut self, port: u16, scheme: Scheme, project: &ProjectName, hostname: &HostPattern) {
-        let port = self.ports.entry(port).or_insert_with(|| PortBuilder {
-            scheme,
+    /// Callers have sorted out conflicts of protocols before: what is said first of an address stays.
+    fn port(&mut self, at: ListenAddress, speaks: Speaks) -> &mut PortBuilder {
+        self.ports.entry(at).or_insert_with(|| PortBuilder {
+            speaks,
+            stream: None,
             owners: BTreeMap::new(),
-            listeners: BTreeMap::new(),
-        });
-        port.listeners.entry((project.clone(), hostname.clone())).or_default();
+            http: BTreeMap::new(),
+            tls: Vec::new(),
+        })
     }
 
-    /// Makes `project` the owner of `host` on `port`; the first owner stays.
-    pub fn owner(&mut self, port: u16, host: &HostPattern, project: &ProjectName) {
-        if let Some(port) = self.ports.get_mut(&port) {
+    /// Gives `project` an HTTP listener for `hostname`.
+    pub fn http(&mut self, at: ListenAddress, project: &ProjectName, hostname: &HostPattern) {
+        self.port(at, Speaks::Http).http.entry((project.clone(), hostname.clone())).or_default();
+    }
+
+    /// Gives `project` an HTTPS listener for `hostname`.
+    pub fn https(&mut self, at: ListenAddress, project: &ProjectName, hostname: &HostPattern, tls: Arc<ServerTls>) {
+        let port = self.port(at, Speaks::Tls);
+        port.http.entry((project.clone(), hostname.clone())).or_default();
+        port.tls.push(TlsBuilder { project: project.clone(), hostname: hostname.clone(), tls: Some(tls), rules: None });
+    }
+
+    /// Gives `project` a TLS listener for `hostname` that passes bytes on: TLS ends here, or at the backend without `tls`.
+    pub fn tls(
+        &mut self,
+        at: ListenAddress,
+        project: &ProjectName,
+        hostname: &HostPattern,
+        tls: Option<Arc<ServerTls>>,
+    ) {
+        let (project, hostname, rules) = (project.clone(), hostname.clone(), Some(BTreeMap::new()));
+        self.port(at, Speaks::Tls).tls.push(TlsBuilder { project, hostname, tls, rules });
+    }
+
+    /// Listens for TCP connections, and sends them to `rule`.
+    pub fn tcp(&mut self, at: ListenAddress, rule: Option<Arc<Rule>>) {
+        let port = self.port(at, Speaks::Tcp);
+        port.stream = port.stream.take().or(rule);
+    }
+
+    /// Listens for datagrams, and sends them to `rule`.
+    pub fn udp(&mut self, at: ListenAddress, rule: Option<Arc<Rule>>) {
+        let datagrams = self.datagrams.entry(at).or_default();
+        *datagrams = datagrams.take().or(rule);
+    }
+
+    /// Takes the addresses of the clients that come to `at` from what their proxies say; the first word stays.
+    pub fn from_proxies(&mut self, at: ListenAddress, from: FromProxies) {
+        self.from_proxies.entry(at).or_insert(from);
+    }
+
+    /// Makes `project` the owner of `host` at `at`; the first owner stays.
+    pub fn owner(&mut self, at: ListenAddress, host: &HostPattern, project: &ProjectName) {
+        if let Some(port) = self.ports.get_mut(&at) {
             port.owners.entry(host.clone()).or_insert_with(|| project.clone());
         }
     }
 
-    /// Adds a match of a rule to a listener that was given before; without it, nothing happens.
+    /// Adds a match of a rule to an HTTP or HTTPS listener that was given before; without it, nothing happens.
     pub fn attach(&mut self, attachment: Attachment<'_>) {
-        let Attachment { port, listener, host, matcher, created, position, rule } = attachment;
-        let Some(port) = self.ports.get_mut(&port) else { return };
-        let Some(hosts) = port.listeners.get_mut(&(rule.project.clone(), listener.clone())) else { return };
+        let Attachment { at, listener, host, matcher, created, position, rule } = attachment;
+        let Some(port) = self.ports.get_mut(&at) else { return };
+        let Some(hosts) = port.http.get_mut(&(rule.project.clone(), listener.clone())) else { return };
         let rank = Rank {
             path_kind: matcher.path_kind(),
             path_characters: matcher.path_characters(),
@@ -153,27 +349,61 @@ impl TableBuilder {
         hosts.entry(host.clone()).or_default().push(Entry { rank, matcher, rule: rule.clone() });
     }
 
+    /// Lets `rule` serve `host` on a TLS listener that was given before; the first rule of a host stays.
+    pub fn attach_tls(&mut self, at: ListenAddress, listener: &HostPattern, host: &HostPattern, rule: &Arc<Rule>) {
+        let Some(port) = self.ports.get_mut(&at) else { return };
+        let is_it = |tls: &&mut TlsBuilder| tls.project == rule.project && tls.hostname == *listener;
+        let Some(tls) = port.tls.iter_mut().find(is_it) else { return };
+        if let Some(rules) = &mut tls.rules {
+            rules.entry(host.clone()).or_insert_with(|| rule.clone());
+        }
+    }
+
     /// Sorts everything into its final order.
     #[must_use]
     pub fn build(self) -> Table {
-        Table { ports: self.ports.into_iter().map(|(number, port)| (number, port.build())).collect() }
+        let ports = self.ports.into_iter().map(|(at, port)| (at, port.build())).collect();
+        Table { ports, datagrams: self.datagrams, from_proxies: self.from_proxies }
     }
 }
 
 impl PortBuilder {
     fn build(self) -> Port {
-        let mut projects: BTreeMap<ProjectName, BTreeMap<HostPattern, HostMap<Vec<Entry>>>> = BTreeMap::new();
-        for ((project, hostname), mut hosts) in self.listeners {
-            for entries in hosts.values_mut() {
-                entries.sort_by(|a, b| a.rank.cmp(&b.rank));
+        let mut projects: BTreeMap<ProjectName, BTreeMap<HostPattern, HostMap<Paths>>> = BTreeMap::new();
+        for ((project, hostname), hosts) in self.http {
+            let hosts = hosts.into_iter().map(|(host, entries)| (host, Paths::new(entries))).collect();
+            projects.entry(project).or_default().insert(hostname, hosts);
+        }
+        let projects = projects.into_iter().map(|(project, listeners)| (project, listeners.into())).collect();
+        let owners: HostMap<ProjectName> = self.owners.into();
+        match self.speaks {
+            Speaks::Tcp | Speaks::Udp => Port::Stream(self.stream),
+            Speaks::Http => Port::Http(Http { owners, projects }),
+            Speaks::Tls => {
+                let passes_streams = self.tls.iter().any(|tls| tls.rules.is_some());
+                let (mut of_project, mut all) = (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::new());
+                for tls in self.tls {
+                    let (project, hostname) = (tls.project.clone(), tls.hostname.clone());
+                    let listener = Arc::new(tls.build());
+                    all.entry(hostname.clone()).or_insert_with(|| listener.clone());
+                    of_project.entry(project).or_default().entry(hostname).or_insert(listener);
+                }
+                let of_project = of_project.into_iter().map(|(project, listeners)| (project, listeners.into()));
+                let https = Http { owners: HostMap::default(), projects };
+                let projects = of_project.collect();
+                Port::Tls(Box::new(Tls { owners, projects, all: all.into(), https, passes_streams }))
             }
-            projects.entry(project).or_default().insert(hostname, hosts.into());
         }
-        Port {
-            scheme: self.scheme,
-            owners: self.owners.into(),
-            projects: projects.into_iter().map(|(project, listeners)| (project, listeners.into())).collect(),
-        }
+    }
+}
+
+impl TlsBuilder {
+    fn build(self) -> TlsListener {
+        let serves = match self.rules {
+            None => TlsServes::Http(self.tls.unwrap_or_default()),
+            Some(rules) => TlsServes::Stream { tls: self.tls, rules: rules.into() },
+        };
+        TlsListener { project: self.project, hostname: self.hostname, serves }
     }
 }
 
@@ -194,11 +424,11 @@ mod tests {
 
     /// A route on one listener for one host, whose prefix is `/` unless `path` says more.
     fn attach(builder: &mut TableBuilder, name: &str, owner: &str, listener: &str, host: &str, path: &str) {
-        let rule = Arc::new(Rule { project: project(owner), route: name.into(), backends: vec![] });
-        builder.listener(80, Scheme::Http, &rule.project, &pattern(listener));
-        builder.owner(80, &pattern(host), &rule.project);
+        let rule = Arc::new(Rule::new(project(owner), name.into(), vec![]));
+        builder.http(ListenAddress::shared(80), &rule.project, &pattern(listener));
+        builder.owner(ListenAddress::shared(80), &pattern(host), &rule.project);
         builder.attach(Attachment {
-            port: 80,
+            at: ListenAddress::shared(80),
             listener: &pattern(listener),
             host: &pattern(host),
             matcher: Matcher::new(PathMatcher::prefix(path).unwrap()),
@@ -210,8 +440,9 @@ mod tests {
 
     fn select<'a>(table: &'a Table, host: &str, path: &str) -> Result<&'a str, Miss> {
         let headers = HeaderMap::new();
-        let head = Head { port: 80, host, method: &Method::GET, path, query: None, headers: &headers };
-        table.select(&head).map(|selection| &*selection.rule.route)
+        let head =
+            Head { at: ListenAddress::shared(80), host, method: &Method::GET, path, query: None, headers: &headers };
+        table.select(&head, None).map(|selection| &*selection.rule.route)
     }
 
     #[test]
@@ -266,6 +497,6 @@ mod tests {
         assert_eq!(select(&table, "b.com", "/x"), Err(Miss::Host));
         assert_eq!(select(&table, "a.com", "/y"), Err(Miss::Rule));
         assert_eq!(select(&Table::default(), "a.com", "/x"), Err(Miss::Host));
-        assert_eq!(table.ports().collect::<Vec<_>>(), [(80, Scheme::Http)]);
+        assert_eq!(table.listens().collect::<Vec<_>>(), [(ListenAddress::shared(80), Speaks::Http)]);
     }
 }

@@ -4,8 +4,15 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use underpass_shared::identity::{NodeName, ProjectName};
 
-use super::balance;
-use crate::tunnel::FlowTarget;
+use super::{
+    balance,
+    filter::{Filters, Retry, Timeouts},
+    tls::{Certified, UpstreamTls},
+};
+use crate::{
+    proxy_protocol::{Addresses, Header, Version, encode},
+    tunnel::FlowTarget,
+};
 
 /// One place that serves requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,8 +41,10 @@ impl fmt::Display for Endpoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     Http1,
-    /// HTTP/2 in the clear with prior knowledge (RFC 9113 §3.3).
-    H2c,
+    /// HTTP/2: in the clear with prior knowledge (RFC 9113 §3.3), or over TLS.
+    Http2,
+    /// Over TLS, whichever of the two the endpoint prefers (ALPN).
+    Either,
 }
 
 /// What a pooled connection is good for: connections are never shared between projects, endpoints or protocols.
@@ -44,6 +53,18 @@ pub struct Upstream {
     pub project: ProjectName,
     pub endpoint: Endpoint,
     pub protocol: Protocol,
+    /// In the clear without it.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// What each connection begins with, to say for whom it is.
+    pub announces: Option<Announces>,
+}
+
+/// Backends are told who the client is by the PROXY protocol, so that a connection serves one client only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Announces {
+    pub version: Version,
+    /// The client, and where it connected to; unknown until there is a client.
+    pub of: Option<Addresses>,
 }
 
 impl Upstream {
@@ -51,7 +72,27 @@ impl Upstream {
     #[must_use]
     pub fn node(project: &ProjectName, node: &NodeName, port: u16, protocol: Protocol) -> Self {
         let target = FlowTarget { project: project.clone(), node: node.clone(), agent: None, port };
-        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol }
+        Self { project: project.clone(), endpoint: Endpoint::Node(target), protocol, tls: None, announces: None }
+    }
+
+    /// The same upstream for a connection that `client` made to `local`: another one where clients are announced.
+    #[must_use]
+    pub fn on_behalf_of(self: &Arc<Self>, client: SocketAddr, local: SocketAddr) -> Arc<Self> {
+        match self.announces {
+            None => self.clone(),
+            Some(Announces { version, .. }) => {
+                let announces = Some(Announces { version, of: Addresses::new(client, local) });
+                Arc::new(Self { announces, ..Self::clone(self) })
+            }
+        }
+    }
+}
+
+impl Announces {
+    /// As bytes.
+    #[must_use]
+    pub fn header(&self) -> Vec<u8> {
+        encode(self.version, &self.of.map_or(Header::Local, Header::Proxied))
     }
 }
 
@@ -79,42 +120,95 @@ pub struct Backend {
     /// 0..=1_000_000; the share of requests is `weight / sum of weights`.
     pub weight: u32,
     pub target: Target,
+    /// They act after those of the rule.
+    pub filters: Filters,
 }
 
-/// What a rule does with the requests it serves.
+/// Whose language a rule's own answers speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Answers {
+    #[default]
+    Http,
+    /// HTTP 200 with `grpc-status` (gRPC over HTTP/2, "Responses").
+    Grpc,
+}
+
+/// What a rule does with the requests, connections or datagrams it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub project: ProjectName,
     /// `namespace/name` of the route, for the record.
     pub route: Arc<str>,
     pub backends: Vec<Backend>,
-}
-
-/// One request's share of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice<'a> {
-    Upstream { backend: &'a Backend, upstream: &'a Arc<Upstream> },
-    Answer { backend: Option<&'a Backend>, status: u16, text: &'a str },
+    pub answers: Answers,
+    pub filters: Filters,
+    pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
 }
 
 impl Rule {
-    /// Chooses the backend by weight and one of its endpoints, by the uniformly random `seed`.
-    ///
-    /// A rule without backends, or whose weights are all zero, answers 500 (Gateway API, `HTTPRouteRule.backendRefs`).
+    /// A rule that does nothing but choose a backend.
     #[must_use]
-    pub fn choose(&self, seed: u64) -> Choice<'_> {
-        let Some(index) = balance::weighted(self.backends.iter().map(|backend| backend.weight), seed) else {
-            return Choice::Answer { backend: None, status: 500, text: "the route has no backend to send requests to" };
-        };
-        let backend = &self.backends[index];
-        match &backend.target {
-            Target::Upstreams(upstreams) => match balance::uniform(upstreams.len(), seed) {
-                Some(index) => Choice::Upstream { backend, upstream: &upstreams[index] },
-                None => Choice::Answer { backend: Some(backend), status: 503, text: "the backend has no endpoint" },
-            },
-            Target::Answer(answer) => {
-                Choice::Answer { backend: Some(backend), status: answer.status, text: &answer.text }
+    pub fn new(project: ProjectName, route: Arc<str>, backends: Vec<Backend>) -> Self {
+        let (answers, filters, timeouts) = (Answers::default(), Filters::default(), Timeouts::default());
+        Self { project, route, backends, answers, filters, timeouts, retry: None }
+    }
+
+    /// Chooses the backend by weight, by the uniformly random `seed`; `None` without backends, or when all weights are
+    /// zero, which is answered 500 (Gateway API, `HTTPRouteRule.backendRefs`).
+    #[must_use]
+    pub fn backend(&self, seed: u64) -> Option<&Backend> {
+        balance::weighted(self.backends.iter().map(|backend| backend.weight), seed).map(|index| &self.backends[index])
+    }
+
+    /// The same rule, with `identity` for every backend over TLS that asks who the relay is, mirrors included (Gateway
+    /// API, `Gateway.spec.tls.backend.clientCertificateRef`).
+    #[must_use]
+    pub fn with_identity(&self, identity: &Arc<Certified>) -> Self {
+        let mut rule = self.clone();
+        rule.filters.mirrors.iter_mut().for_each(|mirror| mirror.backend.present(identity));
+        for backend in &mut rule.backends {
+            backend.present(identity);
+            backend.filters.mirrors.iter_mut().for_each(|mirror| mirror.backend.present(identity));
+        }
+        rule
+    }
+
+    /// The same rule for bytes that the client has encrypted itself: backends get them as they are.
+    #[must_use]
+    pub fn in_the_clear(&self) -> Self {
+        let mut rule = self.clone();
+        for backend in &mut rule.backends {
+            let Target::Upstreams(upstreams) = &mut backend.target else { continue };
+            for upstream in upstreams.iter_mut().filter(|upstream| upstream.tls.is_some()) {
+                *upstream = Arc::new(Upstream { tls: None, ..Upstream::clone(upstream) });
             }
+        }
+        rule
+    }
+}
+
+impl Backend {
+    fn present(&mut self, identity: &Arc<Certified>) {
+        let Target::Upstreams(upstreams) = &mut self.target else { return };
+        for upstream in upstreams {
+            if let Some(tls) = &upstream.tls {
+                let tls = Arc::new(UpstreamTls { identity: Some(identity.clone()), ..UpstreamTls::clone(tls) });
+                *upstream = Arc::new(Upstream { tls: Some(tls), ..Upstream::clone(upstream) });
+            }
+        }
+    }
+
+    /// Chooses one of the endpoints by the uniformly random `seed`.
+    ///
+    /// # Errors
+    /// The answer of a backend that cannot be asked.
+    pub fn endpoint(&self, seed: u64) -> Result<&Arc<Upstream>, Answer> {
+        match &self.target {
+            Target::Upstreams(upstreams) => balance::uniform(upstreams.len(), seed)
+                .map(|index| &upstreams[index])
+                .ok_or_else(|| Answer { status: 503, text: "the backend has no endpoint".into() }),
+            Target::Answer(answer) => Err(answer.clone()),
         }
     }
 }
@@ -122,58 +216,84 @@ impl Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::{
+        filter::Mirror,
+        tls::{KeyForm, Roots},
+    };
 
     fn backend(name: &str, weight: u32, target: Target) -> Backend {
-        Backend { name: name.into(), weight, target }
+        Backend { name: name.into(), weight, target, filters: Filters::default() }
     }
 
     fn upstream(port: u16) -> Arc<Upstream> {
         let endpoint = Endpoint::Address(SocketAddr::from(([192, 0, 2, 1], port)));
-        Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol: Protocol::Http1 })
+        Arc::new(Upstream {
+            project: ProjectName::default(),
+            endpoint,
+            protocol: Protocol::Http1,
+            tls: None,
+            announces: None,
+        })
     }
 
     fn rule(backends: Vec<Backend>) -> Rule {
-        Rule { project: ProjectName::default(), route: "default/r".into(), backends }
+        Rule::new(ProjectName::default(), "default/r".into(), backends)
     }
 
     #[test]
-    fn a_rule_without_backends_answers_500() {
-        assert!(matches!(rule(vec![]).choose(7), Choice::Answer { backend: None, status: 500, .. }));
-    }
-
-    #[test]
-    fn all_weights_zero_answer_500() {
+    fn a_rule_without_backends_or_weight_chooses_none() {
+        assert_eq!(rule(vec![]).backend(7), None);
         let zero = rule(vec![backend("a", 0, Target::Upstreams(vec![upstream(1)]))]);
-        assert!(matches!(zero.choose(u64::MAX), Choice::Answer { status: 500, .. }));
+        assert_eq!(zero.backend(u64::MAX), None);
     }
 
     #[test]
     fn an_unresolved_reference_takes_its_share_only() {
-        let broken = Target::Answer(Answer { status: 500, text: "backend default/b does not exist".into() });
+        let answer = Answer { status: 500, text: "backend default/b does not exist".into() };
+        let broken = Target::Answer(answer.clone());
         let rule = rule(vec![backend("a", 1, Target::Upstreams(vec![upstream(1)])), backend("b", 1, broken)]);
-        let (mut served, mut refused) = (0, 0);
-        for step in 0..1000_u64 {
-            match rule.choose(step * (u64::MAX / 1000)) {
-                Choice::Upstream { .. } => served += 1,
-                Choice::Answer { status, text, .. } => {
-                    assert_eq!((status, text), (500, "backend default/b does not exist"));
-                    refused += 1;
-                }
-            }
+        let seeds = (0..1000_u64).map(|step| step * (u64::MAX / 1000));
+        let refused = seeds.filter(|&seed| rule.backend(seed).unwrap().endpoint(seed) == Err(answer.clone())).count();
+        assert!((499..=501).contains(&refused), "{refused}");
+    }
+
+    #[test]
+    fn an_identity_is_for_all_backends_over_tls_and_their_mirrors() {
+        let secure = |name: &str| {
+            let tls = UpstreamTls { server_name: name.into(), roots: Roots::System, names: Vec::new(), identity: None };
+            let secure = Upstream { tls: Some(Arc::new(tls)), ..Upstream::clone(&upstream(1)) };
+            backend(name, 1, Target::Upstreams(vec![Arc::new(secure), upstream(2)]))
+        };
+        let mirrored = |name: &str, to: &str| {
+            let mut backend = secure(name);
+            backend.filters.mirrors.push(Mirror { backend: secure(to), numerator: 1, denominator: 1 });
+            backend
+        };
+        let mut all = rule(vec![mirrored("a", "b"), secure("c")]);
+        all.filters.mirrors.push(Mirror { backend: secure("d"), numerator: 1, denominator: 1 });
+        let identity = Arc::new(Certified { chain: Vec::new(), key: [1].into(), form: KeyForm::Pkcs8 });
+        let changed = all.with_identity(&identity);
+        let [a, c] = &changed.backends[..] else { panic!("{changed:?}") };
+        for backend in [a, &a.filters.mirrors[0].backend, c, &changed.filters.mirrors[0].backend] {
+            let Target::Upstreams(upstreams) = &backend.target else { panic!("{backend:?}") };
+            let tls = upstreams[0].tls.as_ref().unwrap();
+            assert_eq!((&*tls.server_name, &tls.identity), (&*backend.name, &Some(identity.clone())));
+            assert_eq!(upstreams[1], upstream(2), "in the clear as it was");
         }
-        assert_eq!(served + refused, 1000);
-        assert!((499..=501).contains(&served), "{served}");
+        for backend in &changed.in_the_clear().backends {
+            let Target::Upstreams(upstreams) = &backend.target else { panic!("{backend:?}") };
+            assert!(upstreams.iter().all(|upstream| upstream.tls.is_none()));
+        }
     }
 
     #[test]
     fn every_endpoint_of_a_backend_is_used() {
-        let rule = rule(vec![backend("a", 1, Target::Upstreams((0..3).map(upstream).collect()))]);
-        let mut seen = std::collections::BTreeSet::new();
-        for seed in 0..100_u64 {
-            if let Choice::Upstream { upstream, .. } = rule.choose(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
-                seen.insert(upstream.endpoint.clone());
-            }
-        }
+        let all = backend("a", 1, Target::Upstreams((0..3).map(upstream).collect()));
+        let seeds = (0..100_u64).map(|seed| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let seen: std::collections::BTreeSet<_> =
+            seeds.map(|seed| all.endpoint(seed).unwrap().endpoint.clone()).collect();
         assert_eq!(seen.len(), 3);
+        let none = backend("b", 1, Target::Upstreams(vec![]));
+        assert_eq!(none.endpoint(1).unwrap_err().status, 503);
     }
 }

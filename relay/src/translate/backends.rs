@@ -10,19 +10,34 @@ use underpass_shared::{
     identity::{NodeName, ProjectName},
     resource::{
         backend::{self, Backend, BackendStatus},
-        http_route::HttpBackendRef,
+        http_route::BackendObjectReference,
         kind::Kind,
     },
 };
 
-use super::{Place, ProjectSnapshot, Settings, Status, WantedStatus, conditions, generation, stop};
+use super::{
+    Place, ProjectSnapshot, Settings, Status, WantedStatus,
+    backend_tls::Policies,
+    conditions,
+    extensions::Extensions,
+    generation,
+    grants::{self, End},
+    routes::Origin,
+    services::Services,
+    stop,
+};
 use crate::{
     proxy::may_dial::{Purpose, may_dial},
     route::{
+        filter::Filters,
         host,
-        target::{self, Endpoint, Protocol, Target, Upstream},
+        target::{self, Answers, Endpoint, Protocol, Target, Upstream},
+        tls::{Roots, UpstreamTls},
     },
 };
+
+/// How an endpoint is spoken to.
+type Speech = (Protocol, Option<Arc<UpstreamTls>>);
 
 /// An endpoint before a reference adds the port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,13 +93,13 @@ fn read_name(fqdn: &str, tunnel_domains: &[String]) -> Result<Form, EndpointErro
 }
 
 impl Form {
-    fn upstream(self, project: &ProjectName, port: u16, protocol: Protocol) -> Upstream {
+    fn upstream(self, project: &ProjectName, port: u16, (protocol, tls): Speech) -> Upstream {
         let endpoint = match self {
-            Self::Node(node) => return Upstream::node(project, &node, port, protocol),
+            Self::Node(node) => return Upstream { tls, ..Upstream::node(project, &node, port, protocol) },
             Self::Address(ip) => Endpoint::Address(SocketAddr::new(ip, port)),
             Self::Host(name) => Endpoint::Host { name, port },
         };
-        Upstream { project: project.clone(), endpoint, protocol }
+        Upstream { project: project.clone(), endpoint, protocol, tls, announces: None }
     }
 }
 
@@ -148,46 +163,80 @@ pub(super) struct Unresolved {
 /// One project's Backends by place, for the routes that refer to them.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
-    project: &'a ProjectName,
+    pub(super) project: &'a ProjectName,
     backends: BTreeMap<Place<'a>, &'a Backend>,
-    objects: &'a ProjectSnapshot,
+    services: Services<'a>,
+    policies: Policies<'a>,
+    pub(super) extensions: Extensions<'a>,
+    pub(super) objects: &'a ProjectSnapshot,
     settings: &'a Settings,
 }
 
 impl<'a> Index<'a> {
     pub(super) fn new(project: &'a ProjectName, objects: &'a ProjectSnapshot, settings: &'a Settings) -> Self {
         let backends = objects.backends.iter().map(|backend| (Place::of(&backend.metadata), backend)).collect();
-        Self { project, backends, objects, settings }
+        let services = Services::new(&objects.services, &objects.slices);
+        let policies = Policies::new(objects);
+        let extensions = Extensions::new(objects);
+        Self { project, backends, services, policies, extensions, objects, settings }
     }
 }
 
-/// What `reference`, written in a route of `namespace`, stands for.
+/// What `reference`, written in `origin`, stands for; its filters are still to be found.
 pub(super) fn resolve(
-    index: &Index<'_>,
-    namespace: &str,
-    reference: &HttpBackendRef,
+    origin: &Origin<'_>,
+    reference: &BackendObjectReference,
+    weight: u32,
 ) -> (target::Backend, Option<Unresolved>) {
-    let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
+    let place = Place { namespace: reference.namespace.as_deref().unwrap_or(origin.namespace), name: &reference.name };
     let name: Arc<str> = place.to_string().into();
-    let (target, unresolved) = match find(index, namespace, reference) {
-        Ok(upstreams) => (Target::Upstreams(upstreams), None),
-        Err(unresolved) => {
-            let text = format!("backend {name} of the route is not usable: {}", unresolved.message).into();
-            (Target::Answer(target::Answer { status: 500, text }), Some(unresolved))
-        }
+    let (target, unresolved) = match find(origin, reference) {
+        Ok(target) => (target, None),
+        Err(unresolved) => (not_usable(&place, 500, &unresolved.message), Some(unresolved)),
     };
-    (target::Backend { name, weight: reference.weight, target }, unresolved)
+    (target::Backend { name, weight, target, filters: Filters::default() }, unresolved)
 }
 
-fn find(index: &Index<'_>, namespace: &str, reference: &HttpBackendRef) -> Result<Vec<Arc<Upstream>>, Unresolved> {
-    let unresolved = |reason, message| Unresolved { reason, message };
-    check_kind(reference)?;
-    let place = Place { namespace: reference.namespace.as_deref().unwrap_or(namespace), name: &reference.name };
-    if place.namespace != namespace {
-        let message = format!("{place} is in another namespace, and ReferenceGrants are not supported yet");
-        return Err(unresolved("RefNotPermitted", message));
+fn not_usable(place: &Place<'_>, status: u16, why: &str) -> Target {
+    let text = format!("backend {place} of the route is not usable: {why}").into();
+    Target::Answer(target::Answer { status, text })
+}
+
+/// What kind of backend `reference`, written in an object of `from`, means, and where that is, whether it exists or not.
+pub(super) fn referred<'a>(
+    objects: &ProjectSnapshot,
+    from: End<'a>,
+    reference: &'a BackendObjectReference,
+) -> Result<(Referred, Place<'a>), Unresolved> {
+    let kind = kind_of(reference)?;
+    let place = Place { namespace: reference.namespace.as_deref().unwrap_or(from.namespace), name: &reference.name };
+    let group = if kind == Referred::Service { "" } else { "core.apoxy.dev" };
+    let to = End { group, kind: kind.name(), namespace: place.namespace };
+    // Before anything is said of what is there: whether it exists is nobody's business without a grant.
+    if !grants::permits(&objects.grants, from, to, &reference.name) {
+        let message = format!("{place} is in another namespace, where no ReferenceGrant lets the route refer to it");
+        return Err(Unresolved { reason: "RefNotPermitted", message });
     }
-    let backend = index.backends.get(&place);
+    Ok((kind, place))
+}
+
+fn find(origin: &Origin<'_>, reference: &BackendObjectReference) -> Result<Target, Unresolved> {
+    let Origin { index, namespace, .. } = *origin;
+    let from = End { group: "gateway.networking.k8s.io", kind: origin.kind.info().name, namespace };
+    match referred(index.objects, from, reference)? {
+        (Referred::Service, place) => of_service(origin, &place, reference),
+        (Referred::Backend, place) => of_backend(origin, &place, reference),
+    }
+}
+
+fn of_backend(
+    origin: &Origin<'_>,
+    place: &Place<'_>,
+    reference: &BackendObjectReference,
+) -> Result<Target, Unresolved> {
+    let Origin { index, answers, .. } = *origin;
+    let unresolved = |reason, message| Unresolved { reason, message };
+    let backend = index.backends.get(place);
     let backend = backend.ok_or_else(|| unresolved("BackendNotFound", format!("Backend {place} does not exist")))?;
     let port = reference.port.filter(|&port| port != 0);
     let port = port.ok_or_else(|| unresolved("UnsupportedValue", format!("the reference to {place} has no port")))?;
@@ -196,29 +245,113 @@ fn find(index: &Index<'_>, namespace: &str, reference: &HttpBackendRef) -> Resul
     if stop(index.objects.unserved(Kind::Backend, &backend.metadata)).is_some() {
         return Err(not_served());
     }
-    let protocol = match backend.spec.protocol {
-        backend::Protocol::Plain => Protocol::Http1,
-        backend::Protocol::H2c => Protocol::H2c,
-        backend::Protocol::Other => return Err(not_served()),
+    let policy = match policy(origin, Referred::Backend, place, "") {
+        Ok(policy) => policy,
+        Err(answer) => return Ok(answer),
     };
-    let readable = backend.spec.endpoints.iter().filter_map(|endpoint| read(endpoint, index.settings).ok());
-    let upstreams: Vec<_> = readable.map(|form| Arc::new(form.upstream(index.project, port, protocol))).collect();
+    let written = backend.spec.protocol;
+    let secure = policy.is_some() || matches!(written, backend::Protocol::Tls | backend::Protocol::H2);
+    let protocol = match written {
+        backend::Protocol::Other => return Err(not_served()),
+        backend::Protocol::H2c | backend::Protocol::H2 => Protocol::Http2,
+        _ if answers == Answers::Grpc => Protocol::Http2,
+        _ if secure => Protocol::Either,
+        _ => Protocol::Http1,
+    };
+    let readable = backend.spec.endpoints.iter().filter_map(|endpoint| {
+        let form = read(endpoint, index.settings).ok()?;
+        let tls = secure.then(|| policy.clone().unwrap_or_else(|| by_its_name(endpoint)));
+        Some(Arc::new(form.upstream(index.project, port, (protocol, tls))))
+    });
+    let upstreams: Vec<_> = readable.collect();
     if upstreams.is_empty() {
         return Err(unresolved("UnsupportedValue", format!("Backend {place} has no usable endpoint: see its status")));
     }
-    Ok(upstreams)
+    Ok(Target::Upstreams(upstreams))
+}
+
+/// Verified as what it is called, by the CAs of the host.
+fn by_its_name(endpoint: &backend::Endpoint) -> Arc<UpstreamTls> {
+    let name = endpoint.fqdn.as_ref().or(endpoint.ip.as_ref()).map(String::as_str).unwrap_or_default();
+    let server_name = name.trim_end_matches('.').to_ascii_lowercase().into();
+    Arc::new(UpstreamTls { server_name, roots: Roots::System, names: Vec::new(), identity: None })
+}
+
+/// What a BackendTLSPolicy says of a backend.
+///
+/// # Errors
+/// The answer instead of the backend, when its policy cannot be honoured. The reference itself leads somewhere.
+fn policy(
+    origin: &Origin<'_>,
+    kind: Referred,
+    place: &Place<'_>,
+    port: &str,
+) -> Result<Option<Arc<UpstreamTls>>, Target> {
+    let found = origin.index.policies.find(kind, place, port).filter(|_| origin.kind != Kind::UdpRoute);
+    let why = |trouble: &Unresolved| not_usable(place, 502, &format!("its BackendTLSPolicy: {}", trouble.message));
+    found.transpose().map(|tls| tls.cloned()).map_err(why)
+}
+
+/// The endpoints of a Service; none of them when none is ready, which is answered 503.
+fn of_service(
+    origin: &Origin<'_>,
+    place: &Place<'_>,
+    reference: &BackendObjectReference,
+) -> Result<Target, Unresolved> {
+    let found = origin.index.services.find(place, reference.port)?;
+    let tls = match policy(origin, Referred::Service, place, found.port_name) {
+        Ok(policy) => policy,
+        Err(answer) => return Ok(answer),
+    };
+    let protocol = match found.app_protocol {
+        Some("kubernetes.io/wss") if tls.is_none() => {
+            let message = format!("Service {place} asks for TLS, which needs a BackendTLSPolicy for it");
+            return Err(Unresolved { reason: "UnsupportedProtocol", message });
+        }
+        Some("kubernetes.io/h2c") => Protocol::Http2,
+        _ if origin.answers == Answers::Grpc => Protocol::Http2,
+        // WebSockets are asked for over HTTP/1.1.
+        Some("kubernetes.io/ws" | "kubernetes.io/wss") => Protocol::Http1,
+        // Names that are not known may be ignored (KEP-3726).
+        _ if tls.is_some() => Protocol::Either,
+        _ => Protocol::Http1,
+    };
+    let upstream = |address| {
+        let (project, endpoint) = (origin.index.project.clone(), Endpoint::Address(address));
+        Arc::new(Upstream { project, endpoint, protocol, tls: tls.clone(), announces: None })
+    };
+    Ok(Target::Upstreams(found.addresses.into_iter().map(upstream).collect()))
+}
+
+/// What a reference may lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Referred {
+    Service,
+    Backend,
+}
+
+impl Referred {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Backend => "Backend",
+        }
+    }
 }
 
 /// A Backend without group is ours: manifests leave it out.
-fn check_kind(reference: &HttpBackendRef) -> Result<(), Unresolved> {
+fn kind_of(reference: &BackendObjectReference) -> Result<Referred, Unresolved> {
     let kind = reference.kind.as_deref().unwrap_or("Service");
     let group = reference.group.as_deref().unwrap_or_default();
-    if kind == "Backend" && matches!(group, "" | "core.apoxy.dev") {
-        return Ok(());
+    match (kind, group) {
+        ("Service", "") => Ok(Referred::Service),
+        ("Backend", "" | "core.apoxy.dev") => Ok(Referred::Backend),
+        _ => {
+            let kind = if group.is_empty() { kind.to_owned() } else { format!("{group}/{kind}") };
+            let message = format!("kind {kind} is not supported: refer to a Service, or a Backend of core.apoxy.dev");
+            Err(Unresolved { reason: "InvalidKind", message })
+        }
     }
-    let kind = if group.is_empty() { kind.to_owned() } else { format!("{group}/{kind}") };
-    let message = format!("kind {kind} is not supported yet: refer to a Backend of core.apoxy.dev");
-    Err(Unresolved { reason: "InvalidKind", message })
 }
 
 #[cfg(test)]

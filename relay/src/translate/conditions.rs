@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use underpass_shared::resource::{
     condition::{Condition, ConditionStatus},
-    gateway::CONTROLLER_NAME,
+    gateway::{CONTROLLER_NAME, ListenerStatus},
+    http_route::RouteParentStatus,
 };
 
 use super::Status;
@@ -42,6 +43,13 @@ pub fn keep_times(wanted: &mut [Condition], current: &[Condition], now: &str) {
     }
 }
 
+fn keep_listeners(wanted: &mut [ListenerStatus], current: &[ListenerStatus], now: &str) {
+    for listener in wanted {
+        let same = current.iter().find(|known| known.name == listener.name);
+        keep_times(&mut listener.conditions, same.map_or(&[], |known| &known.conditions), now);
+    }
+}
+
 impl Status {
     /// Fills in every `lastTransitionTime` as [`keep_times`] does; `current` is the object's status as it is stored.
     pub fn keep_times(&mut self, current: Option<&Self>, now: &str) {
@@ -53,17 +61,24 @@ impl Status {
             Self::Gateway(wanted) => {
                 let current = if let Some(Self::Gateway(current)) = current { Some(current) } else { None };
                 keep_times(&mut wanted.conditions, current.map_or(&[], |current| &current.conditions), now);
-                for listener in &mut wanted.listeners {
-                    let same = current.and_then(|now| now.listeners.iter().find(|known| known.name == listener.name));
-                    keep_times(&mut listener.conditions, same.map_or(&[], |known| &known.conditions), now);
-                }
+                keep_listeners(&mut wanted.listeners, current.map_or(&[], |current| &current.listeners), now);
             }
-            Self::HttpRoute(wanted) => {
-                let current = if let Some(Self::HttpRoute(current)) = current { &*current.parents } else { &[] };
+            Self::ListenerSet(wanted) => {
+                let current = if let Some(Self::ListenerSet(current)) = current { Some(current) } else { None };
+                keep_times(&mut wanted.conditions, current.map_or(&[], |current| &current.conditions), now);
+                keep_listeners(&mut wanted.listeners, current.map_or(&[], |current| &current.listeners), now);
+            }
+            Self::Route(_, wanted) => {
+                let current = if let Some(Self::Route(_, current)) = current { &*current.parents } else { &[] };
                 for parent in &mut wanted.parents {
-                    let same = current.iter().find(|known| known.parent_ref == parent.parent_ref);
+                    let is_same = |known: &&RouteParentStatus| {
+                        known.parent_ref == parent.parent_ref && known.controller_name == CONTROLLER_NAME
+                    };
+                    let same = current.iter().find(is_same);
                     keep_times(&mut parent.conditions, same.map_or(&[], |known| &known.conditions), now);
                 }
+                let others = current.iter().filter(|known| known.controller_name != CONTROLLER_NAME);
+                wanted.parents.extend(others.take(ENTRIES_MAX.saturating_sub(wanted.parents.len())).cloned());
             }
             Self::Backend(wanted) => {
                 let current = if let Some(Self::Backend(current)) = current { &*current.conditions } else { &[] };
@@ -81,8 +96,11 @@ impl Status {
     }
 }
 
-/// The most entries of `status.parents` and `status.ancestors`, ours and others' (Gateway API).
+/// The most entries of `status.parents`, ours and others' (Gateway API).
 const ENTRIES_MAX: usize = 32;
+
+/// The most entries of `status.ancestors`, ours and others' (Gateway API).
+pub(super) const ANCESTORS_MAX: usize = 16;
 
 /// The most conditions of one list, ours and others' (Gateway API).
 const CONDITIONS_MAX: usize = 8;
@@ -96,8 +114,8 @@ fn lay_over(wanted: &mut Value, current: &Value, now: &str) {
         let current = list(current, field);
         match field.as_str() {
             "conditions" => lay_conditions(value, current, now),
-            "parents" => lay_entries(value, current, "parentRef", now),
-            "ancestors" => lay_entries(value, current, "ancestorRef", now),
+            "parents" => lay_entries(value, current, ("parentRef", ENTRIES_MAX), now),
+            "ancestors" => lay_entries(value, current, ("ancestorRef", ANCESTORS_MAX), now),
             _ => {}
         }
     }
@@ -119,7 +137,7 @@ fn lay_conditions(wanted: &mut Value, current: &[Value], now: &str) {
     wanted.extend(others.into_iter().take(CONDITIONS_MAX.saturating_sub(wanted.len())));
 }
 
-fn lay_entries(wanted: &mut Value, current: &[Value], reference: &str, now: &str) {
+fn lay_entries(wanted: &mut Value, current: &[Value], (reference, max): (&str, usize), now: &str) {
     let Some(wanted) = wanted.as_array_mut() else { return };
     let is_ours = |entry: &Value| entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME);
     for entry in wanted.iter_mut().filter_map(Value::as_object_mut) {
@@ -130,7 +148,7 @@ fn lay_entries(wanted: &mut Value, current: &[Value], reference: &str, now: &str
         }
     }
     let others: Vec<Value> = current.iter().filter(|entry| !is_ours(entry)).cloned().collect();
-    wanted.extend(others.into_iter().take(ENTRIES_MAX.saturating_sub(wanted.len())));
+    wanted.extend(others.into_iter().take(max.saturating_sub(wanted.len())));
 }
 
 fn list<'a>(object: &'a Value, field: &str) -> &'a [Value] {

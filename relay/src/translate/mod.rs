@@ -3,12 +3,23 @@
 //! Pure and total: any snapshot gives a translation, in whatever order its objects come. Does not read the store, the
 //! clock or the sockets; the controller does, and hands in what it found. Journey C ends here.
 
+mod addresses;
 mod attach;
+mod backend_tls;
 mod backends;
+mod certificates;
 mod conditions;
+mod extensions;
+mod filters;
+mod gateway_classes;
+mod gateway_status;
 mod gateways;
+mod grants;
+pub mod infrastructure;
+mod listeners;
 mod owners;
 mod routes;
+mod services;
 mod snapshot;
 pub mod unbuilt;
 pub mod unserved;
@@ -18,13 +29,14 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use serde_json::Value;
 use underpass_shared::{
     identity::ProjectName,
     resource::{
         backend::BackendStatus,
         condition::Condition,
-        gateway::{CONTROLLER_NAME, GatewayClass, GatewayClassStatus, GatewayStatus},
+        gateway::{CONTROLLER_NAME, GatewayClass, GatewayClassStatus, GatewayStatus, ListenerSetStatus},
         http_route::RouteStatus,
         kind::{Kind, Scope},
         metadata::Metadata,
@@ -35,12 +47,13 @@ use underpass_shared::{
 use self::unserved::{Effect, Unserved};
 pub use self::{
     conditions::keep_times,
+    infrastructure::WantedService,
     owners::Owners,
     snapshot::{At, KINDS_READ, ProjectSnapshot},
 };
 use crate::{
     proxy::may_dial::DialPolicy,
-    route::table::{Table, TableBuilder},
+    route::table::{ListenAddress, Table, TableBuilder},
 };
 
 /// Everything that routing is decided from, at one revision of the store.
@@ -56,10 +69,12 @@ pub struct Snapshot {
 pub struct Settings {
     /// Suffixes whose names mean nodes, such as `tun.internal`.
     pub tunnel_domains: Vec<String>,
-    /// What every Gateway's `status.addresses` says: IP addresses or hostnames.
+    /// What a Gateway's `status.addresses` says without a pool: IP addresses or hostnames.
     pub addresses: Vec<String>,
+    /// Where each Gateway gets an address of its own from (`--gateway-pool`).
+    pub pool: Option<IpNet>,
     /// Listener ports that could not be bound, and why.
-    pub ports_unavailable: BTreeMap<u16, String>,
+    pub ports_unavailable: BTreeMap<ListenAddress, String>,
     pub dial_policy: DialPolicy,
 }
 
@@ -69,6 +84,8 @@ pub struct Translation {
     pub table: Table,
     /// One entry per object that is ours to speak of, ordered by project, kind, namespace and name.
     pub wanted: Vec<WantedStatus>,
+    /// What must be there beside the Gateways.
+    pub services: Vec<WantedService>,
     /// To be handed into the next translation.
     pub owners: Owners,
 }
@@ -87,7 +104,9 @@ pub struct WantedStatus {
 pub enum Status {
     GatewayClass(GatewayClassStatus),
     Gateway(GatewayStatus),
-    HttpRoute(RouteStatus),
+    ListenerSet(ListenerSetStatus),
+    /// Of whichever kind of route.
+    Route(Kind, RouteStatus),
     Backend(BackendStatus),
     /// Conditions about the node's spec only; the tunnels know the rest of its status.
     TunnelNode(Vec<Condition>),
@@ -101,10 +120,10 @@ impl Status {
         match self {
             Self::GatewayClass(_) => Kind::GatewayClass,
             Self::Gateway(_) => Kind::Gateway,
-            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::ListenerSet(_) => Kind::ListenerSet,
             Self::Backend(_) => Kind::Backend,
             Self::TunnelNode(_) => Kind::TunnelNode,
-            Self::Other(kind, _) => *kind,
+            Self::Route(kind, _) | Self::Other(kind, _) => *kind,
         }
     }
 }
@@ -151,29 +170,54 @@ fn is_gateway_group(group: Option<&str>) -> bool {
 /// Makes the table and every status out of `snapshot`.
 #[must_use]
 pub fn translate(snapshot: &Snapshot, settings: &Settings) -> Translation {
-    let mut gateways = gateways::place(snapshot, settings);
-    let mut routes = routes::compile(snapshot, settings);
-    attach::find_listeners(snapshot, &gateways, &mut routes);
-    let owners = owners::settle(&snapshot.owners, &mut gateways, &mut routes);
+    Translator::default().translate(snapshot, settings)
+}
 
-    let mut builder = TableBuilder::default();
-    attach::build(&mut builder, &gateways, &routes, &owners);
+/// Translates one snapshot after another, and keeps what did not change between them. What comes out is what
+/// [`translate`] makes of the snapshot alone.
+#[derive(Debug, Default)]
+pub struct Translator {
+    bodies: routes::Bodies,
+}
 
+impl Translator {
+    /// As [`translate`]. Every change of an object must have changed its uid or generation; `settings` must be the same
+    /// each time, but for the ports.
+    pub fn translate(&mut self, snapshot: &Snapshot, settings: &Settings) -> Translation {
+        let mut gateways = gateways::place(snapshot, settings);
+        let mut routes = routes::compile(snapshot, settings, &mut self.bodies);
+        attach::find_listeners(snapshot, &gateways, &mut routes);
+        let owners = owners::settle(&snapshot.owners, &mut gateways, &mut routes);
+        let mut builder = TableBuilder::default();
+        attach::build(&mut builder, &gateways, &routes, &owners);
+        let wanted = wanted(snapshot, settings, &gateways, &routes);
+        Translation { table: builder.build(), wanted, services: infrastructure::wanted(&gateways), owners }
+    }
+}
+
+fn wanted(
+    snapshot: &Snapshot,
+    settings: &Settings,
+    gateways: &[gateways::Placed<'_>],
+    routes: &[routes::Compiled<'_>],
+) -> Vec<WantedStatus> {
     let mut wanted = Vec::new();
     for (project, objects) in &snapshot.projects {
         let classes = objects.gateway_classes.iter().filter(is_ours);
-        wanted.extend(classes.map(|class| gateway_class(project, objects, class)));
+        wanted.extend(classes.map(|class| gateway_classes::wanted(project, objects, class)));
         wanted.extend(objects.backends.iter().map(|backend| backends::wanted(project, objects, backend, settings)));
         wanted.extend(objects.nodes.iter().map(|node| tunnel_node(project, objects, node)));
+        wanted.extend(extensions::wanted(project, objects));
         wanted.extend(others(project, objects));
     }
-    wanted.extend(gateways::wanted(&gateways, &routes, snapshot, settings));
+    wanted.extend(gateway_status::wanted(gateways, routes, snapshot));
     wanted.extend(routes.iter().map(routes::Compiled::wanted));
+    wanted.extend(backend_tls::wanted(gateways, routes, snapshot));
     wanted.sort_by(|a, b| {
-        let key = |wanted: &WantedStatus| (wanted.status.kind(), wanted.namespace.clone(), wanted.name.clone());
-        a.project.cmp(&b.project).then_with(|| key(a).cmp(&key(b)))
+        let of_kind = || (a.status.kind(), &a.namespace, &a.name).cmp(&(b.status.kind(), &b.namespace, &b.name));
+        a.project.cmp(&b.project).then_with(of_kind)
     });
-    Translation { table: builder.build(), wanted, owners }
+    wanted
 }
 
 fn is_ours(class: &&GatewayClass) -> bool {
@@ -200,21 +244,6 @@ fn mention(message: &str, found: &[Unserved]) -> String {
     match harmless.peek() {
         None => message.to_owned(),
         Some(_) => format!("{message}; {}", unserved::sentence(harmless)),
-    }
-}
-
-fn gateway_class(project: &ProjectName, objects: &ProjectSnapshot, class: &GatewayClass) -> WantedStatus {
-    let at = generation(&class.metadata);
-    let found = objects.unserved(Kind::GatewayClass, &class.metadata);
-    let accepted = match stop(found) {
-        Some((reason, message)) => conditions::no(at, "Accepted", reason, message),
-        None => conditions::yes(at, "Accepted", "Accepted", mention("the relay serves this class", found)),
-    };
-    WantedStatus {
-        project: project.clone(),
-        namespace: None,
-        name: class.metadata.name.clone(),
-        status: Status::GatewayClass(GatewayClassStatus { conditions: vec![accepted] }),
     }
 }
 
@@ -252,15 +281,12 @@ fn tunnel_node(project: &ProjectName, objects: &ProjectSnapshot, node: &TunnelNo
 fn others<'a>(project: &'a ProjectName, objects: &'a ProjectSnapshot) -> impl Iterator<Item = WantedStatus> + 'a {
     let ours = unreadable_are_ours(objects);
     let foreign = attach::foreign_gateways(objects);
-    let others = objects.others.iter().map({
-        let foreign = foreign.clone();
-        move |(kind, object)| {
-            let status = match kind {
-                Kind::Proxy => Some(unbuilt::proxy(object)),
-                _ => unbuilt::status(*kind, object, &foreign),
-            };
-            (*kind, object, status)
-        }
+    let others = objects.others.iter().map(|(kind, object)| {
+        let status = match kind {
+            Kind::Proxy => Some(unbuilt::proxy(object)),
+            _ => unbuilt::status(*kind, object),
+        };
+        (*kind, object, status)
     });
     let unreadable = objects.unreadable.iter().filter(move |(kind, object, _)| ours(*kind, object));
     let unreadable = unreadable

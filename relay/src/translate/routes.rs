@@ -1,28 +1,38 @@
-//! HTTPRoutes: their rules compiled, their parents as they were found, and what their status says.
+//! Routes of all kinds: their rules compiled, their parents as they were found, and what their status says.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use underpass_shared::{
     identity::ProjectName,
     resource::{
+        filter::Filter,
         gateway::CONTROLLER_NAME,
+        grpc_route::{GrpcRoute, GrpcRouteMatch, GrpcRouteRule},
         http_route::{
-            HttpRoute, HttpRouteMatch, HttpRouteRule, HttpValueMatch, ParentReference, PathMatchType,
+            HttpBackendRef, HttpRoute, HttpRouteMatch, HttpRouteRule, HttpValueMatch, ParentReference, PathMatchType,
             RouteParentStatus, RouteStatus, ValueMatchType,
         },
         kind::Kind,
+        metadata::Metadata,
+        stream_route::StreamRoute,
     },
 };
 
 use super::{
     Place, Settings, Snapshot, Status, WantedStatus,
     backends::{self, Unresolved},
-    conditions, created, generation, stop,
+    conditions, created,
+    filters::{self, FilterError},
+    generation, stop,
 };
 use crate::route::{
     host::HostPattern,
     matcher::{MatchError, Matcher, PathMatcher, ValueMatcher},
-    target::Rule,
+    table::ListenAddress,
+    target::{Answers, Rule},
 };
 
 /// A route made ready to be attached.
@@ -31,14 +41,37 @@ pub(super) struct Compiled<'a> {
     pub project: &'a ProjectName,
     pub place: Place<'a>,
     pub created: i64,
-    pub route: &'a HttpRoute,
+    pub kind: Kind,
+    pub metadata: &'a Metadata,
+    pub parent_refs: &'a [ParentReference],
+    pub body: Arc<Body>,
+    /// One per declared parent that is ours.
+    pub parents: Vec<Parent<'a>>,
+}
+
+/// What does not depend on where a route is attached: it is kept while the route and its targets stay as they are.
+#[derive(Debug, Default)]
+pub(super) struct Body {
     /// What the route says it serves; never empty, unless every hostname was unreadable.
     pub hostnames: Vec<HostPattern>,
     pub rules: Vec<CompiledRule>,
-    /// One per declared parent that is ours.
-    pub parents: Vec<Parent<'a>>,
     problems: Vec<String>,
     unresolved: Vec<Unresolved>,
+}
+
+/// The bodies of the last translation, by project, kind and place.
+#[derive(Debug, Default)]
+pub(super) struct Bodies(BTreeMap<ProjectName, BodiesByPlace>);
+
+type BodiesByPlace = BTreeMap<(Kind, Box<str>, Box<str>), Kept>;
+
+/// A body, and what it was made of: the route's uid and generation, and the version of its possible targets.
+#[derive(Debug)]
+struct Kept {
+    uid: Option<String>,
+    generation: Option<i64>,
+    targets: u64,
+    body: Arc<Body>,
 }
 
 #[derive(Debug)]
@@ -69,68 +102,243 @@ pub(super) struct Attached {
     pub gateway: usize,
     /// Index among the Gateway's listeners.
     pub listener: usize,
-    pub port: u16,
+    pub at: ListenAddress,
     pub host: HostPattern,
     /// False when another project owns the hostname.
     pub owned: bool,
 }
 
-/// All routes, compiled; their parents are still to be found.
-pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Vec<Compiled<'a>> {
+/// All routes, compiled; their parents are still to be found. Takes from `bodies` what is still right, and leaves there
+/// what the next translation may take.
+pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &'a Settings, bodies: &mut Bodies) -> Vec<Compiled<'a>> {
     let mut routes = Vec::new();
+    let mut before = std::mem::take(&mut bodies.0);
     for (project, objects) in &snapshot.projects {
-        let index = backends::Index::new(project, objects, settings);
-        routes.extend(objects.routes.iter().map(|route| {
-            let stop = stop(objects.unserved(Kind::HttpRoute, &route.metadata));
-            compile_route(project, &index, route, stop.map(|(_, message)| message))
-        }));
+        let before = before.remove(project).unwrap_or_default();
+        let mut compiler = Compiler {
+            index: backends::Index::new(project, objects, settings),
+            before,
+            kept: BTreeMap::new(),
+            routes: &mut routes,
+        };
+        for route in &objects.routes {
+            let (kind, parents) = (Kind::HttpRoute, &route.spec.parent_refs);
+            compiler.add(kind, &route.metadata, parents, |index| http_body(index, route));
+        }
+        for route in &objects.grpc_routes {
+            let (kind, parents) = (Kind::GrpcRoute, &route.spec.parent_refs);
+            compiler.add(kind, &route.metadata, parents, |index| grpc_body(index, route));
+        }
+        let streams = [
+            (Kind::TlsRoute, &objects.tls_routes),
+            (Kind::TcpRoute, &objects.tcp_routes),
+            (Kind::UdpRoute, &objects.udp_routes),
+        ];
+        for (kind, of_kind) in streams {
+            for route in of_kind {
+                let body = |index: &_| stream_body(index, kind, route);
+                compiler.add(kind, &route.metadata, &route.spec.parent_refs, body);
+            }
+        }
+        let kept = compiler.kept;
+        bodies.0.insert(project.clone(), kept);
     }
-    routes.sort_by(|a, b| (a.created, a.project, &a.place).cmp(&(b.created, b.project, &b.place)));
+    routes.sort_by(|a, b| (a.created, a.project, &a.place, a.kind).cmp(&(b.created, b.project, &b.place, b.kind)));
     routes
 }
 
-/// A route with a `stop` has no rules: what it says in vain could be what protects its backends.
-fn compile_route<'a>(
-    project: &'a ProjectName,
-    index: &backends::Index<'_>,
-    route: &'a HttpRoute,
-    stop: Option<String>,
-) -> Compiled<'a> {
-    let place = Place::of(&route.metadata);
-    let mut problems = Vec::new();
-    let mut hostnames = Vec::new();
-    for (index, hostname) in route.spec.hostnames.iter().enumerate() {
-        match HostPattern::parse(hostname) {
-            Ok(pattern) => hostnames.push(pattern),
-            Err(error) => problems.push(format!("Dropped Hostname spec.hostnames[{index}]: {error}")),
-        }
+struct Compiler<'a, 'r> {
+    index: backends::Index<'a>,
+    before: BodiesByPlace,
+    kept: BodiesByPlace,
+    routes: &'r mut Vec<Compiled<'a>>,
+}
+
+impl<'a> Compiler<'a, '_> {
+    fn add(
+        &mut self,
+        kind: Kind,
+        metadata: &'a Metadata,
+        parent_refs: &'a [ParentReference],
+        make: impl FnOnce(&backends::Index<'a>) -> Body,
+    ) {
+        let place = Place::of(metadata);
+        let key = (kind, place.namespace.into(), place.name.into());
+        let targets = self.index.objects.targets_version;
+        let is_right =
+            |kept: &Kept| kept.targets == targets && kept.generation == metadata.generation && kept.uid == metadata.uid;
+        let kept = self.before.remove(&key).filter(is_right).unwrap_or_else(|| Kept {
+            uid: metadata.uid.clone(),
+            generation: metadata.generation,
+            targets,
+            body: Arc::new(make(&self.index)),
+        });
+        let body = kept.body.clone();
+        self.kept.insert(key, kept);
+        let (project, created, parents) = (self.index.project, created(metadata), Vec::new());
+        self.routes.push(Compiled { project, place, created, kind, metadata, parent_refs, body, parents });
     }
-    if route.spec.hostnames.is_empty() {
-        hostnames.push(HostPattern::Any);
-    }
-    let name: Arc<str> = place.to_string().into();
-    let mut rules = Vec::new();
-    let mut unresolved = Vec::new();
+}
+
+/// A rule ready to be chosen: by what, and the references of it that lead nowhere.
+type Ready = (Vec<Matcher>, Rule, Vec<Unresolved>);
+
+fn http_body(index: &backends::Index<'_>, route: &HttpRoute) -> Body {
+    let mut body = Body::default();
+    body.read_hostnames(&route.spec.hostnames);
+    let namespace = Place::of(&route.metadata).namespace;
+    let origin = Origin { index, kind: Kind::HttpRoute, namespace, answers: Answers::Http };
     let default = [HttpRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    for (position, rule) in written.iter().enumerate() {
-        let resolved = rule.backend_refs.iter().map(|reference| backends::resolve(index, place.namespace, reference));
-        let (backends, troubles): (Vec<_>, Vec<_>) = resolved.unzip();
-        unresolved.extend(troubles.into_iter().flatten());
-        match compile_matches(&rule.matches) {
-            Ok(matchers) => {
-                let rule = Arc::new(Rule { project: project.clone(), route: name.clone(), backends });
-                rules.push(CompiledRule { position, matchers, rule });
+    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| http_rule(&origin, rule)));
+    body
+}
+
+fn grpc_body(index: &backends::Index<'_>, route: &GrpcRoute) -> Body {
+    let mut body = Body::default();
+    body.read_hostnames(&route.spec.hostnames);
+    let namespace = Place::of(&route.metadata).namespace;
+    let origin = Origin { index, kind: Kind::GrpcRoute, namespace, answers: Answers::Grpc };
+    let default = [GrpcRouteRule::default()];
+    let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
+    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| grpc_rule(&origin, rule)));
+    body
+}
+
+/// Of the rules, of which the API allows one, the first takes all connections of a listener, or of a name.
+fn stream_body(index: &backends::Index<'_>, kind: Kind, route: &StreamRoute) -> Body {
+    let mut body = Body::default();
+    body.read_hostnames(if kind == Kind::TlsRoute { &route.spec.hostnames } else { &[] });
+    let origin = Origin { index, kind, namespace: Place::of(&route.metadata).namespace, answers: Answers::Http };
+    let rules = route.spec.rules.iter().take(1).map(|written| {
+        let mut rule = Rule::new(index.project.clone(), "".into(), Vec::new());
+        let unresolved = read_backends(&origin, &mut rule, &[], &written.backend_refs, &[])?;
+        Ok((Vec::new(), rule, unresolved))
+    });
+    body.read_rules(&origin, &route.metadata, rules);
+    if route.spec.rules.is_empty() {
+        body.problems.push("spec.rules is empty".to_owned());
+    }
+    body
+}
+
+impl Body {
+    fn read_hostnames(&mut self, written: &[String]) {
+        for (index, hostname) in written.iter().enumerate() {
+            match HostPattern::parse(hostname) {
+                Ok(pattern) => self.hostnames.push(pattern),
+                Err(error) => self.problems.push(format!("Dropped Hostname spec.hostnames[{index}]: {error}")),
             }
-            Err(error) => problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),
+        }
+        if written.is_empty() {
+            self.hostnames.push(HostPattern::Any);
         }
     }
-    if let Some(stop) = stop {
-        rules.clear();
-        problems.insert(0, stop);
+
+    /// A route that says what is not served has no rules: what it says in vain could be what protects its backends.
+    fn read_rules(
+        &mut self,
+        origin: &Origin<'_>,
+        metadata: &Metadata,
+        rules: impl Iterator<Item = Result<Ready, RuleError>>,
+    ) {
+        let name: Arc<str> = Place::of(metadata).to_string().into();
+        for (position, rule) in rules.enumerate() {
+            match rule {
+                Ok((matchers, mut rule, troubles)) => {
+                    rule.route = name.clone();
+                    self.unresolved.extend(troubles);
+                    self.rules.push(CompiledRule { position, matchers, rule: Arc::new(rule) });
+                }
+                Err(error) => self.problems.push(format!("Dropped Rule spec.rules[{position}]: {error}")),
+            }
+        }
+        if let Some((_, message)) = stop(origin.index.objects.unserved(origin.kind, metadata)) {
+            self.rules.clear();
+            self.problems.insert(0, message);
+        }
     }
-    let created = created(&route.metadata);
-    Compiled { project, place, created, route, hostnames, rules, parents: Vec::new(), problems, unresolved }
+}
+
+/// Where a reference is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin<'a> {
+    pub index: &'a backends::Index<'a>,
+    /// Of the route: kind and namespace.
+    pub kind: Kind,
+    pub namespace: &'a str,
+    pub answers: Answers,
+}
+
+/// Why a rule is dropped.
+#[derive(Debug, thiserror::Error)]
+enum RuleError {
+    #[error(transparent)]
+    Match(#[from] MatchError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+}
+
+fn http_rule(origin: &Origin<'_>, written: &HttpRouteRule) -> Result<Ready, RuleError> {
+    let matchers = compile_matches(&written.matches)?;
+    let mut rule = Rule::new(origin.index.project.clone(), "".into(), Vec::new());
+    let unresolved = read_backends(origin, &mut rule, &written.filters, &written.backend_refs, &written.matches)?;
+    rule.timeouts = filters::timeouts(written.timeouts.as_ref())?;
+    rule.retry = filters::retry(written.retry.as_ref())?;
+    Ok((matchers, rule, unresolved))
+}
+
+fn grpc_rule(origin: &Origin<'_>, written: &GrpcRouteRule) -> Result<Ready, RuleError> {
+    let matchers = match &written.matches[..] {
+        [] => vec![Matcher::new(PathMatcher::prefix("/")?)],
+        matches => matches.iter().map(grpc_match).collect::<Result<_, _>>()?,
+    };
+    let mut rule = Rule::new(origin.index.project.clone(), "".into(), Vec::new());
+    rule.answers = Answers::Grpc;
+    let unresolved = read_backends(origin, &mut rule, &written.filters, &written.backend_refs, &[])?;
+    Ok((matchers, rule, unresolved))
+}
+
+/// Gives `rule` its filters and backends.
+fn read_backends(
+    origin: &Origin<'_>,
+    rule: &mut Rule,
+    of_rule: &[Filter],
+    references: &[HttpBackendRef],
+    matches: &[HttpRouteMatch],
+) -> Result<Vec<Unresolved>, RuleError> {
+    let (compiled, mut unresolved) = filters::compile(origin, of_rule, matches)?;
+    rule.filters = compiled;
+    for reference in references {
+        let (mut backend, trouble) = backends::resolve(origin, &reference.to, reference.weight);
+        let (of_backend, troubles) = filters::compile(origin, &reference.filters, matches)?;
+        backend.filters = of_backend;
+        unresolved.extend(trouble.into_iter().chain(troubles));
+        rule.backends.push(backend);
+    }
+    Ok(unresolved)
+}
+
+/// A method of gRPC is a path of two segments (gRPC over HTTP/2, "Requests").
+fn grpc_match(written: &GrpcRouteMatch) -> Result<Matcher, MatchError> {
+    let method = written.method.clone().unwrap_or_default();
+    let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    let path = match (method.kind, named(&method.service), named(&method.method)) {
+        (_, None, None) => PathMatcher::prefix("/")?,
+        (ValueMatchType::Exact, Some(service), Some(method)) => PathMatcher::exact(&format!("/{service}/{method}"))?,
+        (ValueMatchType::Exact, Some(service), None) => PathMatcher::prefix(&format!("/{service}"))?,
+        (ValueMatchType::Exact, None, Some(method)) => PathMatcher::method(&method),
+        (ValueMatchType::RegularExpression, service, method) => {
+            let any = || "[^/]+".to_owned();
+            let (service, method) = (service.unwrap_or_else(any), method.unwrap_or_else(any));
+            PathMatcher::regular_expression(&format!("/(?:{service})/(?:{method})"))?
+        }
+    };
+    let mut matcher = Matcher::new(path);
+    for header in &written.headers {
+        matcher = matcher.header(&header.name, compile_value(header)?)?;
+    }
+    Ok(matcher)
 }
 
 fn compile_matches(matches: &[HttpRouteMatch]) -> Result<Vec<Matcher>, MatchError> {
@@ -169,7 +377,7 @@ fn compile_value(written: &HttpValueMatch) -> Result<ValueMatcher, MatchError> {
 impl Compiled<'_> {
     /// Whether nothing of the route can be served.
     pub(super) fn is_empty(&self) -> bool {
-        self.rules.is_empty() || self.hostnames.is_empty()
+        self.body.rules.is_empty() || self.body.hostnames.is_empty()
     }
 
     pub(super) fn attachments(&self) -> impl Iterator<Item = &Attached> {
@@ -186,18 +394,18 @@ impl Compiled<'_> {
         })
     }
 
-    /// Whether the route counts as attached to the listener, which it does even when the listener does not serve.
-    pub(super) fn is_attached(&self, gateway: usize, listener: usize) -> bool {
-        self.parents.iter().any(|parent| {
-            matches!(&parent.outcome, Outcome::Attached(attached)
-                if attached.iter().any(|at| at.owned)
-                    && attached.iter().any(|at| at.gateway == gateway && at.listener == listener))
-        })
+    /// The listeners, by Gateway, that the route counts as attached to, even when they do not serve; some more than once.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = (usize, usize)> {
+        let attached = self.parents.iter().filter_map(|parent| match &parent.outcome {
+            Outcome::Attached(attached) if attached.iter().any(|at| at.owned) => Some(attached),
+            Outcome::Attached(_) | Outcome::Refused { .. } => None,
+        });
+        attached.flatten().map(|at| (at.gateway, at.listener))
     }
 
     /// Every problem of the parts that were dropped, if any.
     pub(super) fn problems(&self) -> String {
-        self.problems.join("; ")
+        self.body.problems.join("; ")
     }
 
     pub(super) fn wanted(&self) -> WantedStatus {
@@ -206,12 +414,12 @@ impl Compiled<'_> {
             project: self.project.clone(),
             namespace: Some(self.place.namespace.to_owned()),
             name: self.place.name.to_owned(),
-            status: Status::HttpRoute(RouteStatus { parents }),
+            status: Status::Route(self.kind, RouteStatus { parents }),
         }
     }
 
     fn parent_status(&self, parent: &Parent<'_>) -> RouteParentStatus {
-        let at = generation(&self.route.metadata);
+        let at = generation(self.metadata);
         let accepted = match &parent.outcome {
             Outcome::Refused { reason, message } => conditions::no(at, "Accepted", reason, message),
             Outcome::Attached(attached) => match foreign_hosts(attached) {
@@ -225,16 +433,16 @@ impl Compiled<'_> {
                 None => conditions::yes(at, "Accepted", "Accepted", "the route is served"),
             },
         };
-        let resolved = match self.unresolved.first() {
+        let resolved = match self.body.unresolved.first() {
             None => conditions::yes(at, "ResolvedRefs", "ResolvedRefs", "every backend was found"),
             Some(first) => {
-                let messages: BTreeSet<&str> = self.unresolved.iter().map(|one| one.message.as_str()).collect();
+                let messages: BTreeSet<&str> = self.body.unresolved.iter().map(|one| one.message.as_str()).collect();
                 let messages: Vec<&str> = messages.into_iter().collect();
                 conditions::no(at, "ResolvedRefs", first.reason, messages.join("; "))
             }
         };
         let mut conditions = vec![accepted, resolved];
-        if !self.problems.is_empty() && !self.is_empty() {
+        if !self.body.problems.is_empty() && !self.is_empty() {
             conditions.push(conditions::yes(at, "PartiallyInvalid", "UnsupportedValue", self.problems()));
         }
         RouteParentStatus {

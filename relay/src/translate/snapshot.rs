@@ -6,10 +6,17 @@ use serde::Deserialize;
 use serde_json::Value;
 use underpass_shared::resource::{
     backend::Backend,
-    gateway::{Gateway, GatewayClass},
+    backend_tls_policy::BackendTlsPolicy,
+    extension::{DirectResponse, HttpRouteFilter},
+    gateway::{Gateway, GatewayClass, ListenerSet},
+    grpc_route::GrpcRoute,
     http_route::HttpRoute,
     kind::Kind,
     metadata::{Metadata, Resource},
+    reference_grant::ReferenceGrant,
+    secret::{ConfigMap, Secret},
+    service::{EndpointSlice, Service},
+    stream_route::StreamRoute,
     tunnel_node::TunnelNode,
 };
 
@@ -20,6 +27,11 @@ use super::{
 
 /// The kinds that [`ProjectSnapshot::read`] makes something of.
 pub const KINDS_READ: &[Kind] = &[
+    Kind::Namespace,
+    Kind::Secret,
+    Kind::ConfigMap,
+    Kind::Service,
+    Kind::EndpointSlice,
     Kind::TunnelNode,
     Kind::Proxy,
     Kind::DomainZone,
@@ -28,6 +40,7 @@ pub const KINDS_READ: &[Kind] = &[
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::ListenerSet,
+    Kind::ReferenceGrant,
     Kind::Backend,
     Kind::BackendTlsPolicy,
     Kind::DirectResponse,
@@ -50,13 +63,30 @@ pub const KINDS_READ: &[Kind] = &[
 pub struct ProjectSnapshot {
     pub gateway_classes: Vec<GatewayClass>,
     pub gateways: Vec<Gateway>,
+    pub listener_sets: Vec<ListenerSet>,
     pub routes: Vec<HttpRoute>,
+    pub grpc_routes: Vec<GrpcRoute>,
+    pub tls_routes: Vec<StreamRoute>,
+    pub tcp_routes: Vec<StreamRoute>,
+    pub udp_routes: Vec<StreamRoute>,
     pub backends: Vec<Backend>,
+    pub backend_tls_policies: Vec<BackendTlsPolicy>,
+    pub direct_responses: Vec<DirectResponse>,
+    pub route_filters: Vec<HttpRouteFilter>,
     pub nodes: Vec<TunnelNode>,
+    pub services: Vec<Service>,
+    pub slices: Vec<EndpointSlice>,
+    pub grants: Vec<ReferenceGrant>,
+    pub secrets: Vec<Secret>,
+    pub config_maps: Vec<ConfigMap>,
+    /// The labels of each namespace.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Proxies, and kinds that nothing is built for: whole objects.
     pub others: Vec<(Kind, Value)>,
     /// Whole objects of the kinds above that cannot be read, and why.
     pub unreadable: Vec<(Kind, Value, String)>,
+    /// Counts the changes of everything that rules of routes may refer to.
+    pub targets_version: u64,
     /// What objects of the kinds above say that is not served.
     pub unserved: BTreeMap<At, Vec<Unserved>>,
 }
@@ -70,23 +100,36 @@ impl ProjectSnapshot {
     pub fn read(objects: impl IntoIterator<Item = (Kind, Value)>) -> Self {
         let mut snapshot = Self::default();
         for (kind, object) in objects {
-            snapshot.take(kind, object);
+            snapshot.put(kind, object);
         }
         snapshot
     }
 
-    fn take(&mut self, kind: Kind, mut object: Value) {
+    /// Adds a whole object that is not there: whoever has another version of it removes that first.
+    pub fn put(&mut self, kind: Kind, mut object: Value) {
+        self.note(kind);
         if kind == Kind::Proxy || unbuilt::is_unbuilt(kind) {
             return self.others.push((kind, object));
         }
         // Nothing is decided from a status, and others may have written what our types do not know.
         object.as_object_mut().map(|object| object.remove("status"));
+        if self.take_core(kind, &object) {
+            return;
+        }
         let found = unserved::find(kind, &object);
         let read = match kind {
             Kind::GatewayClass => put(&mut self.gateway_classes, &object),
             Kind::Gateway => put(&mut self.gateways, &object),
             Kind::HttpRoute => put(&mut self.routes, &object),
+            Kind::GrpcRoute => put(&mut self.grpc_routes, &object),
+            Kind::TlsRoute => put(&mut self.tls_routes, &object),
+            Kind::TcpRoute => put(&mut self.tcp_routes, &object),
+            Kind::UdpRoute => put(&mut self.udp_routes, &object),
+            Kind::ListenerSet => put(&mut self.listener_sets, &object),
             Kind::Backend => put(&mut self.backends, &object),
+            Kind::BackendTlsPolicy => put(&mut self.backend_tls_policies, &object),
+            Kind::DirectResponse => put(&mut self.direct_responses, &object),
+            Kind::HttpRouteFilter => put(&mut self.route_filters, &object),
             Kind::TunnelNode => put(&mut self.nodes, &object),
             _ => return,
         };
@@ -95,6 +138,83 @@ impl ProjectSnapshot {
             Ok(_) => {}
             Err(error) => self.unreadable.push((kind, object, error.to_string())),
         }
+    }
+
+    /// Takes out the object of that place, if it is there. `namespace` is `None` for kinds without namespaces.
+    pub fn remove(&mut self, kind: Kind, namespace: Option<&str>, name: &str) {
+        fn take<T>(list: &mut Vec<T>, metadata: impl Fn(&T) -> &Metadata, place: (&str, &str)) {
+            let is_it = |one: &T| (namespace_of(metadata(one)), metadata(one).name.as_str()) == place;
+            if let Some(at) = list.iter().position(is_it) {
+                list.swap_remove(at);
+            }
+        }
+        self.note(kind);
+        let place = (namespace.unwrap_or("default"), name);
+        match kind {
+            Kind::GatewayClass => take(&mut self.gateway_classes, |one| &one.metadata, place),
+            Kind::Gateway => take(&mut self.gateways, |one| &one.metadata, place),
+            Kind::ListenerSet => take(&mut self.listener_sets, |one| &one.metadata, place),
+            Kind::HttpRoute => take(&mut self.routes, |one| &one.metadata, place),
+            Kind::GrpcRoute => take(&mut self.grpc_routes, |one| &one.metadata, place),
+            Kind::TlsRoute => take(&mut self.tls_routes, |one| &one.metadata, place),
+            Kind::TcpRoute => take(&mut self.tcp_routes, |one| &one.metadata, place),
+            Kind::UdpRoute => take(&mut self.udp_routes, |one| &one.metadata, place),
+            Kind::Backend => take(&mut self.backends, |one| &one.metadata, place),
+            Kind::BackendTlsPolicy => take(&mut self.backend_tls_policies, |one| &one.metadata, place),
+            Kind::DirectResponse => take(&mut self.direct_responses, |one| &one.metadata, place),
+            Kind::HttpRouteFilter => take(&mut self.route_filters, |one| &one.metadata, place),
+            Kind::TunnelNode => take(&mut self.nodes, |one| &one.metadata, place),
+            Kind::Service => take(&mut self.services, |one| &one.metadata, place),
+            Kind::EndpointSlice => take(&mut self.slices, |one| &one.metadata, place),
+            Kind::ReferenceGrant => take(&mut self.grants, |one| &one.metadata, place),
+            Kind::Secret => take(&mut self.secrets, |one| &one.metadata, place),
+            Kind::ConfigMap => take(&mut self.config_maps, |one| &one.metadata, place),
+            Kind::Namespace => drop(self.namespaces.remove(name)),
+            _ => {}
+        }
+        let is_it = |known: Kind, object: &Value| {
+            let text = |field: &str| object.get("metadata")?.get(field)?.as_str();
+            (known, text("namespace").unwrap_or("default"), text("name").unwrap_or_default())
+                == (kind, place.0, place.1)
+        };
+        self.others.retain(|(known, object)| !is_it(*known, object));
+        self.unreadable.retain(|(known, object, _)| !is_it(*known, object));
+        self.unserved.remove(&(kind, place.0.to_owned(), name.to_owned()));
+    }
+
+    /// Rules of routes are compiled again only when what they refer to may have changed.
+    fn note(&mut self, kind: Kind) {
+        let is_no_target = matches!(
+            kind,
+            Kind::HttpRoute
+                | Kind::GrpcRoute
+                | Kind::TlsRoute
+                | Kind::TcpRoute
+                | Kind::UdpRoute
+                | Kind::GatewayClass
+                | Kind::Gateway
+                | Kind::ListenerSet
+                | Kind::Namespace
+        );
+        self.targets_version += u64::from(!is_no_target);
+    }
+
+    /// Takes an object that others have their say about, and we none. What cannot be read of it is not there for us.
+    fn take_core(&mut self, kind: Kind, object: &Value) -> bool {
+        match kind {
+            Kind::Namespace => {
+                if let Ok(metadata) = Metadata::deserialize(&object["metadata"]) {
+                    self.namespaces.insert(metadata.name, metadata.labels);
+                }
+            }
+            Kind::Service => drop(put(&mut self.services, object)),
+            Kind::Secret => self.secrets.extend(Secret::deserialize(object)),
+            Kind::ConfigMap => self.config_maps.extend(ConfigMap::deserialize(object)),
+            Kind::EndpointSlice => self.slices.extend(EndpointSlice::deserialize(object)),
+            Kind::ReferenceGrant => drop(put(&mut self.grants, object)),
+            _ => return false,
+        }
+        true
     }
 
     /// What the object says that is not served.

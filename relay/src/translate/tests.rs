@@ -13,9 +13,14 @@ use underpass_shared::resource::{
 use super::*;
 use crate::route::{
     matcher::Head,
-    target::{Choice, Endpoint},
+    table::{Port, TlsListener},
+    target::Endpoint,
 };
 
+mod backend_tls;
+mod extensions;
+mod incremental;
+mod listeners;
 mod unserved;
 
 const GROUP: &str = "gateway.networking.k8s.io/v1";
@@ -102,7 +107,7 @@ impl Translation {
     }
 
     fn parents(&self, project: &str, name: &str) -> &[RouteParentStatus] {
-        let Status::HttpRoute(status) = self.status(project, Kind::HttpRoute, name) else { unreachable!() };
+        let Status::Route(_, status) = self.status(project, Kind::HttpRoute, name) else { unreachable!() };
         &status.parents
     }
 
@@ -112,15 +117,25 @@ impl Translation {
         brief(&parent.conditions)
     }
 
+    /// What a handshake for `host` selects, where TLS is spoken.
+    fn handshake(&self, port: u16, host: &str) -> Option<&TlsListener> {
+        match self.table.port(ListenAddress::shared(port)) {
+            Some(Port::Tls(tls)) => tls.listener(Some(host)).map(|listener| &**listener),
+            _ => None,
+        }
+    }
+
     /// Where a GET goes: the endpoint, or the answer's status.
     fn goes(&self, port: u16, host: &str, path: &str) -> String {
         let headers = HeaderMap::new();
-        let head = Head { port, host, method: &Method::GET, path, query: None, headers: &headers };
-        match self.table.select(&head) {
+        let head =
+            Head { at: ListenAddress::shared(port), host, method: &Method::GET, path, query: None, headers: &headers };
+        match self.table.select(&head, self.handshake(port, host)) {
             Err(miss) => format!("{miss:?}"),
-            Ok(selection) => match selection.rule.choose(0) {
-                Choice::Upstream { upstream, .. } => format!("{} {}", upstream.project, upstream.endpoint),
-                Choice::Answer { status, .. } => status.to_string(),
+            Ok(selection) => match selection.rule.backend(0).map(|backend| backend.endpoint(0)) {
+                Some(Ok(upstream)) => format!("{} {}", upstream.project, upstream.endpoint),
+                Some(Err(answer)) => answer.status.to_string(),
+                None => "500".to_owned(),
             },
         }
     }
@@ -216,7 +231,7 @@ fn listeners_that_cannot_be_told_apart_all_lose() {
     let [hostname, protocol] = ["HostnameConflict", "ProtocolConflict"];
     assert_eq!(reasons, [hostname, hostname, protocol, protocol, "Accepted", "Accepted"]);
     assert_eq!(brief(&status.listeners[0].conditions)[3], "Conflicted=True/HostnameConflict");
-    let ports: Vec<u16> = translation.table.ports().map(|(port, _)| port).collect();
+    let ports: Vec<u16> = translation.table.listens().map(|(at, _)| at.port).collect();
     assert_eq!(ports, [80, 83, 443]);
 }
 
@@ -234,12 +249,12 @@ fn the_oldest_gateway_decides_what_a_port_speaks() {
 #[test]
 fn a_port_that_could_not_be_bound_is_said_and_not_served() {
     let mut settings = settings();
-    settings.ports_unavailable.insert(80, "address already in use".into());
+    settings.ports_unavailable.insert(ListenAddress::shared(80), "address already in use".into());
     let translation = translate(&snapshot([("default", project())]), &settings);
     let listener = &translation.gateway("default").listeners[0];
     assert_eq!(brief(&listener.conditions)[..2], ["Accepted=False/PortUnavailable", "Programmed=False/Invalid"]);
     assert_eq!(message(&listener.conditions, "Accepted"), "address already in use");
-    assert_eq!(translation.table.ports().count(), 1);
+    assert_eq!(translation.table.listens().count(), 1);
 }
 
 #[test]
@@ -317,8 +332,8 @@ fn unresolved_backends_answer_500_and_say_why() {
         assert_eq!(brief(conditions), ["Accepted=True/Accepted", &format!("ResolvedRefs=False/{reason}")]);
         assert!(message(conditions, "ResolvedRefs").contains(said), "{conditions:?}");
     };
-    check(json!({"name": "office", "port": 80}), "InvalidKind", "kind Service");
-    check(json!({"name": "office", "kind": "Service", "port": 80}), "InvalidKind", "kind Service");
+    check(json!({"name": "office", "port": 80}), "BackendNotFound", "Service default/office does not exist");
+    check(json!({"name": "office", "kind": "Pod", "port": 80}), "InvalidKind", "kind Pod");
     check(json!({"name": "x", "kind": "Backend", "group": "example.com"}), "InvalidKind", "example.com/Backend");
     check(json!({"name": "x", "kind": "Backend", "port": 80}), "BackendNotFound", "default/x");
     check(json!({"name": "x", "kind": "Backend", "namespace": "o", "port": 80}), "RefNotPermitted", "o/x");
@@ -522,7 +537,7 @@ proptest! {
     fn whatever_is_not_served_says_so(objects in arbitrary_project()) {
         let translation = one(built(&objects, false));
         for wanted in &translation.wanted {
-            let Status::HttpRoute(status) = &wanted.status else { continue };
+            let Status::Route(_, status) = &wanted.status else { continue };
             for parent in &status.parents {
                 let conditions = &parent.conditions;
                 let accepted = conditions.iter().find(|one| one.kind == "Accepted").unwrap();

@@ -20,8 +20,6 @@ const NOT_IMPLEMENTED: &str = "NotImplemented";
 /// Where an object of a kind says what is true of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// `status.parents`, by `spec.parentRefs`.
-    Route,
     /// `status.ancestors`, by `spec.targetRefs`.
     Policy,
     /// The same, and `status.conditions`.
@@ -32,15 +30,9 @@ enum Form {
 
 fn form(kind: Kind) -> Option<Form> {
     match kind {
-        Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => Some(Form::Route),
-        Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy | Kind::ClientTrafficPolicy | Kind::SecurityPolicy => {
-            Some(Form::Policy)
-        }
+        Kind::BackendTrafficPolicy | Kind::ClientTrafficPolicy | Kind::SecurityPolicy => Some(Form::Policy),
         Kind::RateLimit => Some(Form::PolicyWithConditions),
-        Kind::ListenerSet
-        | Kind::DirectResponse
-        | Kind::HttpRouteFilter
-        | Kind::EdgeFunction
+        Kind::EdgeFunction
         | Kind::EdgeFunctionRevision
         | Kind::DomainZone
         | Kind::DomainRecord
@@ -66,25 +58,16 @@ pub(super) fn message(kind: Kind) -> String {
 pub(super) type GatewayPlace<'a> = (&'a str, &'a str);
 
 /// What the status of `object` must say, or `None` when nothing of it is ours to speak of.
-///
-/// Gateways in `foreign` are another controller's, and so is what attaches to them.
-pub(super) fn status(kind: Kind, object: &Value, foreign: &BTreeSet<GatewayPlace<'_>>) -> Option<Value> {
+pub(super) fn status(kind: Kind, object: &Value) -> Option<Value> {
     let form = form(kind)?;
     let no = |reason| vec![conditions::no(generation(object), "Accepted", reason, message(kind))];
     match form {
-        Form::Route => Some(json!({ "parents": parents(object, foreign, &no("UnsupportedValue")) })),
         Form::Policy => Some(json!({ "ancestors": ancestors(object, &no(NOT_IMPLEMENTED)) })),
         Form::PolicyWithConditions => {
             let (ancestors, conditions) = (ancestors(object, &no(NOT_IMPLEMENTED)), no(NOT_IMPLEMENTED));
             Some(json!({ "ancestors": ancestors, "conditions": conditions }))
         }
-        Form::Conditions => {
-            let parent = object.pointer("/spec/parentRef").filter(|_| kind == Kind::ListenerSet);
-            if parent.is_some_and(|parent| !is_ours(parent, namespace(object), foreign)) {
-                return None;
-            }
-            Some(json!({ "conditions": no(NOT_IMPLEMENTED) }))
-        }
+        Form::Conditions => Some(json!({ "conditions": no(NOT_IMPLEMENTED) })),
     }
 }
 
@@ -106,10 +89,13 @@ pub(super) fn unreadable(kind: Kind, object: &Value, why: &str, foreign: &BTreeS
     let message = format!("the object is stored and not understood, so it is not served: {why}");
     let no = |kind, reason| conditions::no(at, kind, reason, message.clone());
     match kind {
-        Kind::HttpRoute => json!({ "parents": parents(object, foreign, &[no("Accepted", "UnsupportedValue")]) }),
-        Kind::Gateway => {
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
+            json!({ "parents": parents(object, foreign, &[no("Accepted", "UnsupportedValue")]) })
+        }
+        Kind::Gateway | Kind::ListenerSet => {
             json!({ "conditions": [no("Accepted", "Invalid"), no("Programmed", "Invalid")], "listeners": [] })
         }
+        Kind::BackendTlsPolicy => json!({ "ancestors": ancestors(object, &[no("Accepted", "Invalid")]) }),
         _ => json!({ "conditions": [no("Accepted", "Invalid")] }),
     }
 }

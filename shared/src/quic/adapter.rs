@@ -8,7 +8,7 @@ use std::{
     fmt,
     future::Future,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -39,10 +39,51 @@ pub enum PeerBidi {
     Foreign,
 }
 
+/// Resolves when the peer has all of an answer, or wants no more of it.
+///
+/// The library itself notices the latter only when it writes.
+pub type Delivery = Pin<Box<dyn Future<Output = Delivered> + Send>>;
+
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivered {
+    /// It was ended, or reset, and the peer has acknowledged all of it.
+    Whole,
+    /// The peer stopped it, or the connection is gone.
+    Unwanted,
+}
+
+/// Where a server finds the [`Delivery`] of the request that it has just accepted.
+#[derive(Clone, Default)]
+pub struct Deliveries(Arc<Mutex<Option<Delivery>>>);
+
+impl Deliveries {
+    /// Of the newest request; once.
+    #[must_use]
+    pub fn take(&self) -> Option<Delivery> {
+        self.slot().take()
+    }
+
+    fn put(&self, stream: &quinn::SendStream) {
+        let stopped = stream.stopped();
+        *self.slot() = Some(Box::pin(async move {
+            match stopped.await {
+                Ok(None) => Delivered::Whole,
+                Ok(Some(_)) | Err(_) => Delivered::Unwanted,
+            }
+        }));
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Delivery>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A connection for the library.
 pub struct Conn {
     connection: quinn::Connection,
     peer_bidi: PeerBidi,
+    deliveries: Option<Deliveries>,
     opener: Opener,
     accepted_uni: Slot<quinn::RecvStream>,
     accepted_bidi: Slot<Streams>,
@@ -83,7 +124,13 @@ impl Conn {
     #[must_use]
     pub fn new(connection: quinn::Connection, peer_bidi: PeerBidi) -> Self {
         let opener = Opener { connection: connection.clone(), opened_uni: None, opened_bidi: None };
-        Self { connection, peer_bidi, opener, accepted_uni: None, accepted_bidi: None }
+        Self { connection, peer_bidi, deliveries: None, opener, accepted_uni: None, accepted_bidi: None }
+    }
+
+    /// For a server that watches over its answers: what is accepted puts its [`Delivery`] into `deliveries`.
+    #[must_use]
+    pub fn with_deliveries(self, deliveries: Deliveries) -> Self {
+        Self { deliveries: Some(deliveries), ..self }
     }
 }
 
@@ -116,6 +163,9 @@ impl<B: Buf> quic::Connection<B> for Conn {
             let connection = connection.clone();
             Box::pin(async move { connection.accept_bi().await })
         }));
+        if let (Some(deliveries), Ok((send, _))) = (&self.deliveries, &accepted) {
+            deliveries.put(send);
+        }
         // Who answers without reading the whole request says so (RFC 9114 §4.1).
         Poll::Ready(accepted.map(|streams| Bidi::new(streams, Code::H3_NO_ERROR)).map_err(connection_error))
     }
@@ -384,6 +434,12 @@ fn read_error(error: quinn::ReadError) -> StreamErrorIncoming {
         quinn::ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into_inner() },
         quinn::ReadError::ConnectionLost(error) => lost(error),
         other => StreamErrorIncoming::Unknown(Box::new(other)),
+    }
+}
+
+impl fmt::Debug for Deliveries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Deliveries(..)")
     }
 }
 

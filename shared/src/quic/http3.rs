@@ -1,4 +1,4 @@
-//! HTTP/3 as the tunnel uses it: its settings, and short names for the library's types.
+//! HTTP/3 as the tunnel and the gateway use it: its settings, and short names for the library's types.
 //!
 //! The library's types go no further than this module, `listener`, `tunnel` and `link`. Three of its habits to mind:
 //! dropping the last [`Requests`] closes the connection, as does dropping [`Server`]; a request that is wrong in itself
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h3::ConnectionState;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::HeaderName};
 
-use super::adapter::{Bidi, Conn, Opener, PeerBidi, ReceiveHalf, SendHalf};
+use super::adapter::{Bidi, Conn, Deliveries, Opener, PeerBidi, ReceiveHalf, SendHalf};
 use crate::wire::connect_ip;
 
 pub use h3::{
@@ -62,6 +62,24 @@ pub async fn serve(connection: quinn::Connection) -> Result<Server, ConnectionEr
     let mut builder = h3::server::builder();
     builder.enable_extended_connect(true).enable_datagram(true).max_field_section_size(FIELD_SECTION_BYTES_MAX);
     Box::pin(builder.build(Conn::new(connection, PeerBidi::Http3))).await
+}
+
+/// Serves HTTP/3 to the public on `connection`, with extended CONNECT and without datagrams.
+///
+/// A header section may have `field_section_bytes`, as RFC 9114 §4.2.2 counts them; a longer one is answered 431. QPACK
+/// keeps no dynamic table. [`Deliveries::take`] after each [`Server::accept`] tells how that request's answer fares.
+///
+/// # Errors
+/// The connection ended.
+pub async fn serve_public(
+    connection: quinn::Connection,
+    field_section_bytes: u64,
+) -> Result<(Server, Deliveries), ConnectionError> {
+    let deliveries = Deliveries::default();
+    let conn = Conn::new(connection, PeerBidi::Http3).with_deliveries(deliveries.clone());
+    let mut builder = h3::server::builder();
+    builder.enable_extended_connect(true).max_field_section_size(field_section_bytes);
+    Ok((Box::pin(builder.build(conn)).await?, deliveries))
 }
 
 /// Begins HTTP/3 on `connection` as a client, whose peer may open streams of the lane.

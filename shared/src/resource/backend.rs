@@ -34,7 +34,13 @@ pub enum Protocol {
     /// HTTP/2 in the clear with prior knowledge.
     #[serde(rename = "h2c")]
     H2c,
-    /// Something that is not served yet, such as `tls` and `h2`.
+    /// HTTP/1.1 or HTTP/2 over TLS, as the endpoint prefers.
+    #[serde(rename = "tls")]
+    Tls,
+    /// HTTP/2 over TLS.
+    #[serde(rename = "h2")]
+    H2,
+    /// Something that is not served.
     #[serde(other)]
     Other,
 }

@@ -1,9 +1,12 @@
-//! `HTTPRoute` (`gateway.networking.k8s.io/v1`): matches and backends. A route with filters or time-outs is stored, but not
-//! accepted until they are served.
+//! `HTTPRoute` (`gateway.networking.k8s.io/v1`): matches, filters, time-outs and backends.
 
 use serde::{Deserialize, Serialize};
 
-use super::{condition::Condition, metadata::Resource};
+use super::{
+    condition::Condition,
+    filter::{Filter, Retry, Timeouts},
+    metadata::Resource,
+};
 
 pub type HttpRoute = Resource<HttpRouteSpec, RouteStatus>;
 
@@ -38,7 +41,13 @@ pub struct HttpRouteRule {
     pub name: Option<String>,
     /// Empty means one match of the path prefix `/`.
     pub matches: Vec<HttpRouteMatch>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
     pub backend_refs: Vec<HttpBackendRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
 }
 
 /// All conditions of one match must hold; the matches of a rule are alternatives.
@@ -96,18 +105,28 @@ pub enum ValueMatchType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpBackendRef {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    pub name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
+    #[serde(flatten)]
+    pub to: BackendObjectReference,
     /// 0..=1000000; the share of requests is `weight / sum of weights`.
     #[serde(default = "one")]
     pub weight: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
+}
+
+/// What a route, a mirror or a policy sends to. No group and kind mean a Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendObjectReference {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 fn one() -> u32 {

@@ -58,7 +58,11 @@ async fn a_fresh_project_has_its_default_objects_and_the_cli_shows_them() {
 #[tokio::test]
 async fn an_agents_address_lies_in_its_nodes_prefix_and_the_status_shows_both() {
     let office = Office::open().await;
-    let node = office.relay.api().get("/apis/core.apoxy.dev/v1alpha/tunnelnodes/office").await;
+    let node = eventually("the agent is in the node's status", async || {
+        let node = office.relay.api().get("/apis/core.apoxy.dev/v1alpha/tunnelnodes/office").await;
+        if node["status"]["agents"][0].is_object() { Ok(node) } else { Err(node) }
+    })
+    .await;
     let prefix = node["status"]["prefix"].as_str().unwrap();
     let network: Ipv6Addr = prefix.strip_suffix("/64").unwrap().parse().unwrap();
     let address = office.connected.address;

@@ -203,6 +203,8 @@ async fn a_controller_keeps_a_child_for_each_object_and_cleans_up_after_it() {
         if left == (false, false) { Ok(()) } else { Err(left) }
     })
     .await;
-    assert_eq!(*work.cleaned.lock().unwrap(), ["b"]);
+    // A clean-up whose end meets another write is done again: finalizers promise once or more.
+    let cleaned = work.cleaned.lock().unwrap().clone();
+    assert!(!cleaned.is_empty() && cleaned.iter().all(|name| name == "b"), "{cleaned:?}");
     running.abort();
 }

@@ -53,7 +53,7 @@ async fn an_upload_is_answered_part_by_part_while_it_goes_on() {
         Response::new(StreamBody::new(frames))
     })
     .await;
-    for protocol in [Protocol::Http1, Protocol::H2c] {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
         let gate = Gate::open(&[("a.com", to(Endpoint::Address(address), protocol))]);
         let (feed, body) = fed();
         let request = Request::post("/").header("host", "a.com").body(body).unwrap();
@@ -68,7 +68,7 @@ async fn an_upload_is_answered_part_by_part_while_it_goes_on() {
 }
 
 /// A server that sends back the request's trailers as its own.
-async fn trailer_echo() -> SocketAddr {
+pub(super) async fn trailer_echo() -> SocketAddr {
     server(|request: Request<Incoming>| async move {
         let trailers = request.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
         let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("x"))), Ok(Frame::trailers(trailers))];
@@ -80,7 +80,7 @@ async fn trailer_echo() -> SocketAddr {
 
 #[tokio::test]
 async fn trailers_pass_both_ways_over_http2() {
-    let gate = Gate::open(&[("a.com", to(Endpoint::Address(trailer_echo().await), Protocol::H2c))]);
+    let gate = Gate::open(&[("a.com", to(Endpoint::Address(trailer_echo().await), Protocol::Http2))]);
     let (feed, body) = fed();
     let mut sender = gate.http2().await;
     let request = Request::post("http://a.com/").header("te", "trailers").body(body).unwrap();

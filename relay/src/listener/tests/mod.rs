@@ -1,9 +1,19 @@
 //! The gateway on loopback: real clients, real upstreams, one worker. What follows here is the harness.
 
+mod backend_tls;
 mod bodies;
+mod compression;
 mod connections;
+mod datagrams;
+mod filters;
+mod grpc_web;
+mod http3;
+mod proxied;
 mod requests;
+mod streams;
+mod tls;
 mod upstreams;
+mod websockets;
 
 use std::{
     convert::Infallible,
@@ -34,9 +44,10 @@ use super::{Gateway, Worker, bind};
 use crate::{
     proxy::{Routing, may_dial::DialPolicy},
     route::{
+        filter::Filters,
         host::HostPattern,
         matcher::{Matcher, PathMatcher},
-        table::{Attachment, Scheme, Table, TableBuilder},
+        table::{Attachment, ListenAddress, Scheme, Table, TableBuilder},
         target::{self, Endpoint, Protocol, Rule, Target, Upstream},
     },
     tunnel::Tunnels,
@@ -66,12 +77,27 @@ impl Gate {
         let socket = bind::bind((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(worker.clone().serve(socket, 80, scheme, stop.clone()));
+        tokio::spawn(worker.clone().serve(socket, ListenAddress::shared(80), stop.clone()));
         Self { address, gateway, worker, stop }
     }
 
     fn publish(&self, routes: &[(&str, Target)]) {
         self.gateway.routing.table.store(Arc::new(table(routes, Scheme::Http)));
+    }
+
+    /// Serves `a.com` by one rule, which sends to `backend` and is then changed.
+    fn open_rule(backend: SocketAddr, change: impl FnOnce(&mut Rule)) -> Self {
+        let gate = Self::open(&[]);
+        let (at, project) = (ListenAddress::shared(80), ProjectName::default());
+        let (name, target) = ("default/b".into(), to_address(backend));
+        let backend = target::Backend { name, weight: 1, target, filters: Filters::default() };
+        let mut rule = Rule::new(project.clone(), "default/r".into(), vec![backend]);
+        change(&mut rule);
+        let mut builder = TableBuilder::default();
+        builder.http(at, &project, &HostPattern::Any);
+        attach(&mut builder, at, "a.com", rule);
+        gate.gateway.routing.table.store(Arc::new(builder.build()));
+        gate
     }
 
     async fn connect(&self) -> TcpStream {
@@ -125,27 +151,41 @@ async fn told(response: Response<Incoming>) -> (u16, String) {
 fn table(routes: &[(&str, Target)], scheme: Scheme) -> Table {
     let mut builder = TableBuilder::default();
     let project = ProjectName::default();
-    builder.listener(80, scheme, &project, &HostPattern::Any);
+    let at = ListenAddress::shared(80);
+    match scheme {
+        Scheme::Http => builder.http(at, &project, &HostPattern::Any),
+        Scheme::Https => builder.https(at, &project, &HostPattern::Any, Arc::default()),
+    }
     for (host, target) in routes {
-        let backends = vec![target::Backend { name: "default/b".into(), weight: 1, target: target.clone() }];
-        let rule = Arc::new(Rule { project: project.clone(), route: "default/r".into(), backends });
-        let host = HostPattern::parse(host).unwrap();
-        builder.owner(80, &host, &project);
-        builder.attach(Attachment {
-            port: 80,
-            listener: &HostPattern::Any,
-            host: &host,
-            matcher: Matcher::new(PathMatcher::prefix("/").unwrap()),
-            created: 0,
-            position: (0, 0),
-            rule: &rule,
-        });
+        let backends = vec![target::Backend {
+            name: "default/b".into(),
+            weight: 1,
+            target: target.clone(),
+            filters: Filters::default(),
+        }];
+        attach(&mut builder, at, host, Rule::new(project.clone(), "default/r".into(), backends));
     }
     builder.build()
 }
 
+/// Lets `rule` serve all of `host`.
+fn attach(builder: &mut TableBuilder, at: ListenAddress, host: &str, rule: Rule) {
+    let host = HostPattern::parse(host).unwrap();
+    builder.owner(at, &host, &rule.project);
+    builder.attach(Attachment {
+        at,
+        listener: &HostPattern::Any,
+        host: &host,
+        matcher: Matcher::new(PathMatcher::prefix("/").unwrap()),
+        created: 0,
+        position: (0, 0),
+        rule: &Arc::new(rule),
+    });
+}
+
 fn to(endpoint: Endpoint, protocol: Protocol) -> Target {
-    Target::Upstreams(vec![Arc::new(Upstream { project: ProjectName::default(), endpoint, protocol })])
+    let project = ProjectName::default();
+    Target::Upstreams(vec![Arc::new(Upstream { project, endpoint, protocol, tls: None, announces: None })])
 }
 
 fn to_address(address: SocketAddr) -> Target {

@@ -26,7 +26,7 @@ async fn two_hundred_requests_at_once_are_all_answered() {
 
 #[tokio::test]
 async fn two_hundred_streams_of_http2_are_all_answered() {
-    for protocol in [Protocol::Http1, Protocol::H2c] {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
         let gate = Gate::open(&[("a.com", to(Endpoint::Address(echo().await), protocol))]);
         let sender = gate.http2().await;
         let answers = join_all((0..200).map(|_| {
@@ -49,6 +49,26 @@ async fn an_unknown_host_is_told_which() {
 }
 
 #[tokio::test]
+async fn an_answer_of_ours_to_head_has_a_length_and_no_body() {
+    let gate = Gate::open(&[("a.com", to_address(echo().await))]);
+    let request = || Request::head("http://b.com/").header("host", "b.com").body(Full::<Bytes>::default()).unwrap();
+    let mut request1 = request();
+    *request1.uri_mut() = "/".parse().unwrap();
+    let mut request2 = request();
+    request2.headers_mut().remove("host");
+    let answers = [
+        gate.http1().await.send_request(request1).await.unwrap(),
+        gate.http2().await.send_request(request2).await.unwrap(),
+    ];
+    for answer in answers {
+        let version = answer.version();
+        assert_eq!(answer.headers()["content-length"], "26", "{version:?}");
+        // With a body the client of HTTP/2 would break off.
+        assert_eq!(told(answer).await, (404, String::new()), "{version:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_dead_upstream_is_502() {
     let (closed, address) = listener().await;
     drop(closed);
@@ -61,7 +81,7 @@ async fn a_dead_upstream_is_502() {
 async fn a_dead_http2_upstream_is_502_and_is_tried_again() {
     let (closed, address) = listener().await;
     drop(closed);
-    let gate = Gate::open(&[("a.com", to(Endpoint::Address(address), Protocol::H2c))]);
+    let gate = Gate::open(&[("a.com", to(Endpoint::Address(address), Protocol::Http2))]);
     assert_eq!(gate.get("a.com", "/").await.0, 502);
     assert_eq!(gate.get("a.com", "/").await.0, 502);
 }
@@ -133,7 +153,7 @@ async fn only_what_may_pass_reaches_the_backend() {
 
 #[tokio::test]
 async fn the_authority_of_http2_becomes_the_backends_host() {
-    for (protocol, want) in [(Protocol::Http1, "GET /x HTTP/1.1"), (Protocol::H2c, "GET http://a.com/x HTTP/2.0")] {
+    for (protocol, want) in [(Protocol::Http1, "GET /x HTTP/1.1"), (Protocol::Http2, "GET http://a.com/x HTTP/2.0")] {
         let gate = Gate::open(&[("a.com", to(Endpoint::Address(echo().await), protocol))]);
         let mut sender = gate.http2().await;
         let (_, seen) = told(sender.send_request(get_absolute()).await.unwrap()).await;

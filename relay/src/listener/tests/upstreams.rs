@@ -58,8 +58,13 @@ async fn connections_are_never_shared_between_projects() {
         }
     })
     .await;
-    let other =
-        Upstream { project: "other".parse().unwrap(), endpoint: Endpoint::Address(address), protocol: Protocol::Http1 };
+    let other = Upstream {
+        project: "other".parse().unwrap(),
+        endpoint: Endpoint::Address(address),
+        protocol: Protocol::Http1,
+        tls: None,
+        announces: None,
+    };
     let gate = Gate::open(&[("a.com", to_address(address)), ("b.com", Target::Upstreams(vec![Arc::new(other)]))]);
     assert_eq!(gate.get("a.com", "/").await.0, 200);
     assert_eq!(gate.get("b.com", "/").await.0, 200);
@@ -145,7 +150,7 @@ async fn http2_upstreams_share_one_connection_and_survive_its_end() {
             });
         }
     });
-    let gate = Gate::open(&[("a.com", to(Endpoint::Address(address), Protocol::H2c))]);
+    let gate = Gate::open(&[("a.com", to(Endpoint::Address(address), Protocol::Http2))]);
     let answers = futures_util::future::join_all((0..50).map(|_| gate.get("a.com", "/"))).await;
     assert!(answers.iter().all(|answer| *answer == (200, "ok".to_owned())));
     assert_eq!(count.load(Relaxed), 1);

@@ -237,3 +237,27 @@ async fn streams_the_relay_opens_go_to_the_lane_and_not_to_the_library() {
     next(&mut incoming).await;
     assert_eq!(pair.agent.close_reason(), None);
 }
+
+#[tokio::test]
+async fn a_server_learns_how_its_answers_fare_without_writing() {
+    let pair = pair().await;
+    let (mut server, deliveries) = soon(crate::quic::http3::serve_public(pair.relay.clone(), 1 << 14)).await.unwrap();
+    let head = frame(HEADERS, POST);
+
+    let (_send, mut answer) = send(&pair, &[&head]).await;
+    let resolver = soon(server.accept()).await.unwrap().unwrap();
+    let delivery = deliveries.take().unwrap();
+    let (_, mut stream) = soon(resolver.resolve_request()).await.unwrap();
+    soon(stream.send_response(Response::new(()))).await.unwrap();
+    soon(stream.finish()).await.unwrap();
+    soon(answer.read_to_end(1 << 10)).await.unwrap();
+    assert_eq!(soon(delivery).await, Delivered::Whole);
+
+    let (_send, mut answer) = send(&pair, &[&head]).await;
+    let resolver = soon(server.accept()).await.unwrap().unwrap();
+    let delivery = deliveries.take().unwrap();
+    assert!(deliveries.take().is_none());
+    let (_, _stream) = soon(resolver.resolve_request()).await.unwrap();
+    answer.stop(0x10c_u32.into()).unwrap();
+    assert_eq!(soon(delivery).await, Delivered::Unwanted);
+}

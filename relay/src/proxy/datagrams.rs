@@ -1,0 +1,88 @@
+//! Datagrams towards backends: which endpoint a client's go to, and the socket for them.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::{
+    net::{UdpSocket, lookup_host},
+    time::timeout,
+};
+
+use super::{
+    Routing,
+    dial::{ADDRESSES_MAX, CONNECT},
+    may_dial::{Denied, Purpose, may_dial},
+};
+use crate::route::target::{Endpoint, Rule, Target, Upstream};
+
+/// Why datagrams cannot be sent to an endpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsendable {
+    #[error("the endpoint is behind a node, and tunnels carry no datagrams for routes yet")]
+    Node,
+    #[error("the backend may not be reached: {0}")]
+    Denied(#[from] Denied),
+    #[error("the backend's name {0} does not resolve")]
+    Unknown(String),
+    #[error("no socket can be had: {}", .0.kind())]
+    Socket(#[from] io::Error),
+}
+
+/// The endpoint for a new client; `None` when the backend whose turn it is leads nowhere.
+#[must_use]
+pub fn choose(rule: &Rule) -> Option<Arc<Upstream>> {
+    rule.backend(rand::random())?.endpoint(rand::random()).ok().cloned()
+}
+
+/// Whether `rule` may still send clients to `upstream`.
+#[must_use]
+pub fn serves(rule: &Rule, upstream: &Arc<Upstream>) -> bool {
+    rule.backends.iter().filter(|backend| backend.weight > 0).any(|backend| match &backend.target {
+        Target::Upstreams(upstreams) => upstreams.contains(upstream),
+        Target::Answer(_) => false,
+    })
+}
+
+/// A socket from which datagrams go to the endpoint of `upstream`, and to which only this endpoint's come.
+///
+/// # Errors
+/// See [`Unsendable`].
+pub async fn dial(routing: &Routing, upstream: &Upstream) -> Result<UdpSocket, Unsendable> {
+    match &upstream.endpoint {
+        Endpoint::Node(_) => Err(Unsendable::Node),
+        Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
+        Endpoint::Host { name, port } => {
+            let unknown = || Unsendable::Unknown(name.to_string());
+            let found = timeout(CONNECT, lookup_host((&**name, *port))).await;
+            let found = found.map_err(|_| unknown())?.map_err(|_| unknown())?;
+            let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
+            if addresses.is_empty() {
+                return Err(unknown());
+            }
+            connect(routing, upstream, &addresses).await
+        }
+    }
+}
+
+/// The first of the addresses that may be reached and has a way to it.
+async fn connect(routing: &Routing, upstream: &Upstream, addresses: &[SocketAddr]) -> Result<UdpSocket, Unsendable> {
+    let mut last = Unsendable::Socket(io::ErrorKind::AddrNotAvailable.into());
+    for &address in addresses {
+        // The guard of `load` must not live across an await.
+        let allowed = may_dial(&routing.dial_policy.load(), &upstream.project, Purpose::Backend, address);
+        if let Err(denied) = allowed {
+            last = denied.into();
+            continue;
+        }
+        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).await?;
+        match socket.connect(address).await {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,202 @@
+//! One request's way to its backend and back: copies for mirrors, time-outs, and further attempts where the route asks.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, request::Parts};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
+use tokio::time::{sleep, timeout_at};
+
+use super::{
+    Client, Proxy,
+    answer::Failure,
+    body::{ClientBody, Meter, RequestBody},
+    mirror, prepare,
+    request::Asked,
+    upgrade,
+    upstream::Reply,
+};
+use crate::{
+    clock,
+    route::{
+        filter::Retry,
+        target::{Backend, Rule, Upstream},
+    },
+};
+
+/// The longest body that is kept to be sent again, in bytes. Requests with longer ones are sent once.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// What the backend is sent, but for the body.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) parts: Parts,
+    pub(super) asked: Asked,
+}
+
+/// An answer, and when all of it must have passed.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) reply: Reply,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// What does not change between attempts.
+#[derive(Debug)]
+pub(super) struct Exchange<'a> {
+    pub(super) proxy: &'a Proxy,
+    pub(super) rule: &'a Arc<Rule>,
+    pub(super) backend: &'a Backend,
+    pub(super) client: &'a Client,
+    /// Whether the client takes trailers.
+    pub(super) trailers: bool,
+    pub(super) meter: Arc<Meter>,
+    pub(super) arrived: Instant,
+}
+
+impl Exchange<'_> {
+    /// Sends the request, and again as the rule says. `of_rule` is what mirrors of the rule get.
+    ///
+    /// # Errors
+    /// The failure of the last attempt.
+    pub(super) async fn run(
+        &self,
+        sent: Sent,
+        of_rule: Sent,
+        incoming: ClientBody,
+        upgrades: bool,
+    ) -> Result<Answered, Failure> {
+        let deadline = self.rule.timeouts.request.map(|limit| self.arrived + limit);
+        let attempts = self.attempts(sent, of_rule, incoming, upgrades);
+        let mut answered = match deadline {
+            None => attempts.await?,
+            Some(at) => timeout_at(at.into(), attempts).await.unwrap_or(Err(Failure::RouteTimedOut))?,
+        };
+        answered.deadline = answered.deadline.into_iter().chain(deadline).min();
+        Ok(answered)
+    }
+
+    async fn attempts(
+        &self,
+        sent: Sent,
+        of_rule: Sent,
+        incoming: ClientBody,
+        upgrades: bool,
+    ) -> Result<Answered, Failure> {
+        let bodiless = incoming.is_end_stream();
+        let retry = self.rule.retry.as_ref().filter(|_| !upgrades);
+        let mut body = match (bodiless, retry) {
+            (true, _) => RequestBody::Empty,
+            (false, None) => RequestBody::stream(incoming, self.meter.clone()),
+            (false, Some(_)) => gather(incoming, &self.meter).await?,
+        };
+        self.mirror(&self.rule.filters.mirrors, &of_rule, &mut body, bodiless);
+        self.mirror(&self.backend.filters.mirrors, &sent, &mut body, bodiless);
+
+        let mut left = match (retry, &body) {
+            (None, _) | (_, RequestBody::Stream(_) | RequestBody::Copy(_)) => 0,
+            (Some(retry), RequestBody::Empty | RequestBody::Whole(_)) => retry.attempts,
+        };
+        let mut tried = 0;
+        loop {
+            let again = (left > 0).then(|| body.copy());
+            let answered = self.attempt(&sent, body, bodiless, upgrades).await;
+            match (again, retry) {
+                (Some(copy), Some(retry)) if is_worth_another(&answered, retry) => {
+                    left -= 1;
+                    sleep(pause(retry, tried)).await;
+                    tried += 1;
+                    body = copy;
+                }
+                _ => return answered,
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        sent: &Sent,
+        body: RequestBody,
+        bodiless: bool,
+        upgrades: bool,
+    ) -> Result<Answered, Failure> {
+        let unresolved = |answer: crate::route::target::Answer| Failure::Unresolved {
+            status: answer.status,
+            text: answer.text.as_ref().to_owned(),
+        };
+        let upstream = self.backend.endpoint(rand::random()).map_err(unresolved)?;
+        if upgrades && upstream.protocol == crate::route::target::Protocol::Http2 {
+            return Err(Failure::UpgradeUnsupported);
+        }
+        let upstream = &upstream.on_behalf_of(self.client.address, self.client.local);
+        let replay = bodiless && sent.parts.method.is_idempotent();
+        let request = self.request(sent, upstream, body, bodiless, upgrades)?;
+        let deadline = self.rule.timeouts.backend_request.map(|limit| clock::instant() + limit);
+        let sending = self.proxy.pool.send(upstream, self.client.address, request, replay, &self.meter);
+        let reply = match deadline {
+            None => sending.await?,
+            Some(at) => timeout_at(at.into(), sending).await.unwrap_or(Err(Failure::RouteTimedOut))?,
+        };
+        Ok(Answered { reply, deadline })
+    }
+
+    fn request(
+        &self,
+        sent: &Sent,
+        upstream: &Upstream,
+        body: RequestBody,
+        bodiless: bool,
+        upgrades: bool,
+    ) -> Result<Request<RequestBody>, Failure> {
+        let mut parts = sent.parts.clone();
+        prepare(&mut parts, &sent.asked, upstream.protocol, bodiless, self.trailers)?;
+        if upgrades {
+            upgrade::ask(&mut parts.headers);
+        }
+        Ok(Request::from_parts(parts, body))
+    }
+
+    fn mirror(&self, mirrors: &[crate::route::filter::Mirror], sent: &Sent, body: &mut RequestBody, bodiless: bool) {
+        for one in mirrors.iter().filter(|one| mirror::is_due(one, rand::random())) {
+            // A mirror that leads nowhere says so in the route's status.
+            let Ok(upstream) = one.backend.endpoint(rand::random()) else { continue };
+            if let Ok(request) = self.request(sent, upstream, body.copy(), bodiless, false) {
+                let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
+                self.proxy.mirrors.send(upstream, self.client.address, request);
+            }
+        }
+    }
+}
+
+/// Answers that the route lists, connections that failed, and attempts that took too long.
+fn is_worth_another(answered: &Result<Answered, Failure>, retry: &Retry) -> bool {
+    match answered {
+        Ok(answered) => retry.codes.binary_search(&answered.reply.response.status().as_u16()).is_ok(),
+        Err(failure) => failure.is_of_connection() || matches!(failure, Failure::RouteTimedOut),
+    }
+}
+
+/// At least the route's pause, doubled each time, up to ten times it, and up to half as much again by chance.
+fn pause(retry: &Retry, tried: u32) -> std::time::Duration {
+    let base = (retry.backoff * 2_u32.saturating_pow(tried)).min(retry.backoff * 10);
+    base + base.mul_f64(rand::random::<f64>() / 2.0)
+}
+
+/// Reads the body whole when it is short enough.
+async fn gather(mut incoming: ClientBody, meter: &Arc<Meter>) -> Result<RequestBody, Failure> {
+    let mut parts = VecDeque::new();
+    let mut length = 0;
+    while let Some(frame) = incoming.frame().await {
+        let Ok(data) = frame.map_err(|_| Failure::UploadStalled)?.into_data() else { continue };
+        length += data.len();
+        parts.push_back(data);
+        if length > KEPT_BYTES_MAX {
+            return Ok(RequestBody::rest(parts, incoming, meter.clone()));
+        }
+    }
+    meter.add(length as u64);
+    let mut whole = BytesMut::with_capacity(length);
+    parts.iter().for_each(|part: &Bytes| whole.extend_from_slice(part));
+    Ok(RequestBody::Whole(Some(whole.freeze())))
+}
