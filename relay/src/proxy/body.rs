@@ -344,6 +344,17 @@ impl ResponseBody {
         Self { source: Source::Other(UnsyncBoxBody::new(body)), record: Record::default() }
     }
 
+    /// What a client that asked with HEAD gets: a text of ours is told the length of, and not sent (RFC 9110 §9.3.2).
+    /// A backend that was asked with HEAD has sent nothing.
+    pub(super) fn left_out(self) -> (Self, Option<u64>) {
+        match self.source {
+            Source::Text(text) => {
+                (Self { source: Source::Text(None), record: self.record }, text.map(|text| text.len() as u64))
+            }
+            Source::Stream(_) | Source::Other(_) => (self, None),
+        }
+    }
+
     /// Keeps `record` until the body has passed.
     pub(super) fn recorded(mut self, record: Record) -> Self {
         self.record = record;

@@ -65,14 +65,14 @@ pub(super) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Sends the request, and again as the rule says. `of_rule` is what mirrors of the rule get.
+    /// Sends the request, and again as the rule says. `of_rule` is what mirrors of the rule get, if there are any.
     ///
     /// # Errors
     /// The failure of the last attempt.
     pub(super) async fn run(
         &self,
         sent: Sent,
-        of_rule: Sent,
+        of_rule: Option<Sent>,
         incoming: ClientBody,
         upgrades: bool,
     ) -> Result<Answered, Failure> {
@@ -89,7 +89,7 @@ impl Exchange<'_> {
 
     async fn attempts(
         &self,
-        (sent, of_rule): (Sent, Sent),
+        (sent, of_rule): (Sent, Option<Sent>),
         incoming: ClientBody,
         upgrades: bool,
         until: Option<Instant>,
@@ -102,24 +102,27 @@ impl Exchange<'_> {
             (false, None) => RequestBody::stream(incoming, self.meter.clone()),
             (false, Some(_)) => gather(incoming, &self.meter).await?,
         };
-        self.mirror(&self.rule.filters.mirrors, &of_rule, &mut body, bodiless);
+        if let Some(of_rule) = &of_rule {
+            self.mirror(&self.rule.filters.mirrors, of_rule, &mut body, bodiless);
+        }
         self.mirror(&self.backend.filters.mirrors, &sent, &mut body, bodiless);
 
         let mut left = match (retry, &body) {
             (None, _) | (_, RequestBody::Stream(_) | RequestBody::Copy(_)) => 0,
             (Some(retry), RequestBody::Empty | RequestBody::Whole(_)) => retry.attempts,
         };
-        let mut tried = 0;
+        let (mut tried, mut sent) = (0, sent);
         loop {
-            let again = (left > 0).then(|| body.copy());
-            let answered = self.attempt(&sent, (body, bodiless), upgrades, (tried > 0, until)).await;
+            // Most requests are sent once: only what may be sent again is copied.
+            let again = (left > 0).then(|| (sent.clone(), body.copy()));
+            let answered = self.attempt(sent, (body, bodiless), upgrades, (tried > 0, until)).await;
             match (again, retry) {
-                (Some(copy), Some(retry)) if is_worth_another(&answered, retry) => {
+                (Some((same, copy)), Some(retry)) if is_worth_another(&answered, retry) => {
                     left -= 1;
                     drop(answered);
                     sleep(pause(retry, tried)).await;
                     tried += 1;
-                    body = copy;
+                    (sent, body) = (same, copy);
                 }
                 _ => return answered,
             }
@@ -128,7 +131,7 @@ impl Exchange<'_> {
 
     async fn attempt(
         &self,
-        sent: &Sent,
+        sent: Sent,
         (body, bodiless): (RequestBody, bool),
         upgrades: bool,
         (is_retry, until): (bool, Option<Instant>),
@@ -169,14 +172,14 @@ impl Exchange<'_> {
 
     fn request(
         &self,
-        sent: &Sent,
+        sent: Sent,
         upstream: &Upstream,
         body: RequestBody,
         bodiless: bool,
         upgrades: bool,
     ) -> Result<Request<RequestBody>, Failure> {
-        let mut parts = sent.parts.clone();
-        prepare(&mut parts, &sent.asked, upstream.protocol, bodiless, self.trailers)?;
+        let Sent { mut parts, asked } = sent;
+        prepare(&mut parts, &asked, upstream.protocol, bodiless, self.trailers)?;
         if upgrades {
             upgrade::ask(&mut parts.headers);
         }
@@ -187,7 +190,7 @@ impl Exchange<'_> {
         for one in mirrors.iter().filter(|one| mirror::is_due(one, rand::random())) {
             // A mirror that leads nowhere says so in the route's status.
             let Ok(upstream) = one.backend.endpoint(rand::random()) else { continue };
-            if let Ok(request) = self.request(sent, upstream, body.copy(), bodiless, false) {
+            if let Ok(request) = self.request(sent.clone(), upstream, body.copy(), bodiless, false) {
                 let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
                 self.proxy.mirrors.send(upstream, self.client.address, request);
             }

@@ -31,7 +31,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Request, Response, Version, header, request::Parts, response};
+use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts, response};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -156,7 +156,8 @@ impl Proxy {
     pub async fn handle(&self, request: Request<ClientBody>, client: &Client) -> Response<ResponseBody> {
         let mut record = Record::new(request.method(), client.clone());
         let (version, language) = (request.version(), Language::of(request.headers()));
-        match self.serve(request, client, &mut record).await {
+        let is_head = request.method() == Method::HEAD;
+        let response = match self.serve(request, client, &mut record).await {
             Ok(response) => {
                 record.answered(response.status());
                 // That of an upgraded connection was taken, until the bytes end: this one is empty then.
@@ -166,7 +167,9 @@ impl Proxy {
                 record.failed(&failure);
                 failure.response(version, language).map(|body| body.recorded(record))
             }
-        }
+        };
+        // hyper leaves bodies out of HTTP/1.1 only.
+        if is_head { without_body(response) } else { response }
     }
 
     async fn serve(
@@ -197,7 +200,8 @@ impl Proxy {
             return Ok(filters::after(&[&rule.filters], &back, answer?));
         }
         let backend = choose(&rule, record)?;
-        let of_rule = Sent { parts: parts.clone(), asked: asked.clone() };
+        let has_mirrors = !rule.filters.mirrors.is_empty();
+        let of_rule = has_mirrors.then(|| Sent { parts: parts.clone(), asked: asked.clone() });
         if let Some(answer) = filters::before(&backend.filters, &mut parts, &mut asked, client) {
             return Ok(filters::after(&[&backend.filters, &rule.filters], &back, answer?));
         }
@@ -242,6 +246,16 @@ impl Proxy {
         headers::forward_response(&mut parts.headers);
         Ok(Response::from_parts(plain(parts), ResponseBody::stream(incoming, lease, deadline)))
     }
+}
+
+/// What a client that asked with HEAD is sent.
+fn without_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    let (body, length) = body.left_out();
+    if let Some(length) = length {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(parts, body)
 }
 
 /// The rule that serves the request. The table is borrowed for no longer, so that a long response does not keep an old

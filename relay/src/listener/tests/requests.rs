@@ -49,6 +49,26 @@ async fn an_unknown_host_is_told_which() {
 }
 
 #[tokio::test]
+async fn an_answer_of_ours_to_head_has_a_length_and_no_body() {
+    let gate = Gate::open(&[("a.com", to_address(echo().await))]);
+    let request = || Request::head("http://b.com/").header("host", "b.com").body(Full::<Bytes>::default()).unwrap();
+    let mut request1 = request();
+    *request1.uri_mut() = "/".parse().unwrap();
+    let mut request2 = request();
+    request2.headers_mut().remove("host");
+    let answers = [
+        gate.http1().await.send_request(request1).await.unwrap(),
+        gate.http2().await.send_request(request2).await.unwrap(),
+    ];
+    for answer in answers {
+        let version = answer.version();
+        assert_eq!(answer.headers()["content-length"], "26", "{version:?}");
+        // With a body the client of HTTP/2 would break off.
+        assert_eq!(told(answer).await, (404, String::new()), "{version:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_dead_upstream_is_502() {
     let (closed, address) = listener().await;
     drop(closed);
