@@ -47,6 +47,8 @@ mod kubectl_write;
 mod live;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
+#[path = "journeys/policies.rs"]
+mod policies;
 #[path = "journeys/projects.rs"]
 mod projects;
 #[path = "journeys/protocols.rs"]
