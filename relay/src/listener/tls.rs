@@ -15,14 +15,14 @@ use std::{
 use rustls::{
     ServerConfig, SignatureAlgorithm,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer},
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError},
     sign::CertifiedKey,
 };
 
 use crate::{
     authority::tls::provider,
-    route::tls::{Certified, Clients, KeyForm, ServerTls},
+    route::tls::{Certified, Clients, ServerTls},
 };
 
 /// Configurations that are kept; beyond it the one unused for longest goes, and its sessions with it.
@@ -166,7 +166,7 @@ struct ByKey(Vec<Arc<CertifiedKey>>);
 impl ByKey {
     fn new(certificates: &[Arc<Certified>], provider: &CryptoProvider) -> Result<Self, rustls::Error> {
         let certified =
-            |one: &Arc<Certified>| CertifiedKey::from_der(one.chain(), private_key(one), provider).map(Arc::new);
+            |one: &Arc<Certified>| CertifiedKey::from_der(one.chain(), one.private_key(), provider).map(Arc::new);
         let mut keys = certificates.iter().map(certified).collect::<Result<Vec<_>, _>>()?;
         keys.sort_by_key(|one| one.key.algorithm() == SignatureAlgorithm::RSA);
         Ok(Self(keys))
@@ -178,15 +178,6 @@ impl ResolvesServerCert for ByKey {
         let fits = |one: &&Arc<CertifiedKey>| one.key.choose_scheme(hello.signature_schemes()).is_some();
         // Without one the client is told so; with one that does not fit, rustls would hang up without a word.
         self.0.iter().find(fits).cloned()
-    }
-}
-
-fn private_key(certified: &Certified) -> PrivateKeyDer<'static> {
-    let der = certified.key.to_vec();
-    match certified.form {
-        KeyForm::Pkcs8 => PrivatePkcs8KeyDer::from(der).into(),
-        KeyForm::Pkcs1 => PrivatePkcs1KeyDer::from(der).into(),
-        KeyForm::Sec1 => PrivateSec1KeyDer::from(der).into(),
     }
 }
 

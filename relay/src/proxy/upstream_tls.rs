@@ -18,9 +18,7 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{
-        CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, ServerName, UnixTime,
-    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
 use tokio::sync::OnceCell;
@@ -32,7 +30,7 @@ use crate::{
     clock,
     route::{
         target::Protocol,
-        tls::{Certified, KeyForm, Roots, SubjectName, UpstreamTls},
+        tls::{Roots, SubjectName, UpstreamTls},
     },
 };
 
@@ -198,20 +196,11 @@ fn client_config(key: &Key, roots: Arc<RootCertStore>) -> Result<ClientConfig, T
     };
     let mut config = match &key.tls.identity {
         None => builder.with_no_client_auth(),
-        Some(identity) => builder.with_client_auth_cert(identity.chain(), private_key(identity))?,
+        Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.private_key())?,
     };
     config.alpn_protocols = key.carries.alpn();
     config.resumption = Resumption::in_memory_sessions(SESSION_NAMES);
     Ok(config)
-}
-
-fn private_key(identity: &Certified) -> PrivateKeyDer<'static> {
-    let der = identity.key.to_vec();
-    match identity.form {
-        KeyForm::Pkcs8 => PrivatePkcs8KeyDer::from(der).into(),
-        KeyForm::Pkcs1 => PrivatePkcs1KeyDer::from(der).into(),
-        KeyForm::Sec1 => PrivateSec1KeyDer::from(der).into(),
-    }
 }
 
 /// Verifies the chain as usual, and that the certificate holds one of `names`, whatever SNI said.

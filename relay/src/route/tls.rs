@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 
 /// A certificate chain, end entity first, with its private key, which belongs to it: that was checked.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +40,17 @@ impl Certified {
     #[must_use]
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect()
+    }
+
+    /// The key as rustls takes it.
+    #[must_use]
+    pub fn private_key(&self) -> PrivateKeyDer<'static> {
+        let der = self.key.to_vec();
+        match self.form {
+            KeyForm::Pkcs8 => PrivatePkcs8KeyDer::from(der).into(),
+            KeyForm::Pkcs1 => PrivatePkcs1KeyDer::from(der).into(),
+            KeyForm::Sec1 => PrivateSec1KeyDer::from(der).into(),
+        }
     }
 }
 

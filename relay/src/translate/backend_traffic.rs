@@ -2,7 +2,8 @@
 //!
 //! The most specific one counts: rule, then route, then listener, then ListenerSet, then Gateway. A Backend's policy
 //! stands between those of routes and those of Gateways: it fills in what the route's leaves open, and a Gateway's fills
-//! in what it leaves open, setting by setting. With a `mergeType` the route's joins the Gateway's field by field. A policy that cannot be honoured changes nothing.
+//! in what it leaves open, setting by setting. With a `mergeType` the route's joins the Gateway's field by field. A policy
+//! that cannot be honoured changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
