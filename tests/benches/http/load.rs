@@ -1,6 +1,8 @@
 //! Load from programs that we did not write, and what they say of it.
 
-use std::process::Command;
+use std::{pin::pin, time::Duration};
+
+use tokio::{process::Command, time::interval};
 
 use crate::{Port, peers::Peer};
 
@@ -23,6 +25,9 @@ pub(crate) enum Load {
     H2load,
 }
 
+/// How often a proxy's memory is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// What one run came to. Times in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Figures {
@@ -31,11 +36,13 @@ pub(crate) struct Figures {
     pub(crate) p99: f64,
     /// Of the proxy's processes, for each request.
     pub(crate) cpu: f64,
+    /// The most bytes of memory that the proxy's processes had meanwhile.
+    pub(crate) memory: u64,
 }
 
 /// # Panics
 /// When a request failed: figures with failures mean nothing.
-pub(crate) fn run(work: &Work, side: &Peer, seconds: u64) -> Figures {
+pub(crate) async fn run(work: &Work, side: &Peer, seconds: u64) -> Figures {
     let url = side.url(work.port, work.path);
     let before = side.cpu();
     let mut command = match work.load {
@@ -50,15 +57,23 @@ pub(crate) fn run(work: &Work, side: &Peer, seconds: u64) -> Figures {
             command
         }
     };
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (mut look, mut memory) = (interval(LOOK), 0);
+    let mut output = pin!(command.output());
+    let output = loop {
+        tokio::select! {
+            output = output.as_mut() => break output,
+            _ = look.tick() => memory = side.memory().max(memory),
+        }
+    };
+    let output = output.unwrap_or_else(|error| panic!("{:?}: {error}", work.load));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let spent = side.cpu() - before;
     let read = match work.load {
         Load::Wrk { .. } => read_wrk(&text),
         Load::H2load => read_h2load(&text),
     };
-    let [rate, p50, p99] = read.unwrap_or_else(|| panic!("{}: {command:?} said:\n{text}", side.name));
-    Figures { rate, p50, p99, cpu: spent * 1e6 / (rate * seconds as f64) }
+    let [rate, p50, p99] = read.unwrap_or_else(|| panic!("{}: {:?} of {url} said:\n{text}", side.name, work.load));
+    Figures { rate, p50, p99, cpu: spent * 1e6 / (rate * seconds as f64), memory }
 }
 
 /// `Requests/sec:  123.4`, `50%  1.2ms`; lines that tell of errors spoil it.

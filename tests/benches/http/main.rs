@@ -68,9 +68,8 @@ async fn main() {
         effort.rounds, effort.seconds
     );
     for work in WORK.iter().filter(|work| only.is_none_or(|only| work.name.contains(only.as_str()))) {
-        compare(work, &sides, effort);
+        compare(work, &sides, effort).await;
     }
-    memory(&sides);
     if only.is_none_or(|only| only == "routes") {
         relay::many_routes(&sides[0], effort).await;
     }
@@ -84,42 +83,34 @@ fn number(arguments: &[String], flag: &str, default: usize) -> usize {
 }
 
 /// Runs one work on all sides and prints a table of it.
-fn compare(work: &Work, sides: &[Peer], effort: Effort) {
+async fn compare(work: &Work, sides: &[Peer], effort: Effort) {
     let mut rounds: Vec<Vec<load::Figures>> = sides.iter().map(|_| Vec::new()).collect();
     for round in 0..effort.rounds {
         for turn in 0..sides.len() {
             // Who goes first changes.
             let at = (round + turn) % sides.len();
-            rounds[at].push(load::run(work, &sides[at], effort.seconds));
+            rounds[at].push(load::run(work, &sides[at], effort.seconds).await);
         }
     }
     println!("{}", work.name);
     println!(
-        "| {:8} | {:>12} | {:>6} | {:>9} | {:>9} | {:>12} |",
-        "", "per second", "ratio", "p50", "p99", "CPU/request"
+        "| {:8} | {:>12} | {:>6} | {:>9} | {:>9} | {:>12} | {:>9} |",
+        "", "per second", "ratio", "p50", "p99", "CPU/request", "memory"
     );
-    println!("|{0:-<10}|{0:->14}|{0:->8}|{0:->11}|{0:->11}|{0:->14}|", "");
+    println!("|{0:-<10}|{0:->14}|{0:->8}|{0:->11}|{0:->11}|{0:->14}|{0:->11}|", "");
     for (side, figures) in sides.iter().zip(&rounds) {
         let of = |pick: fn(&load::Figures) -> f64| median(figures.iter().map(pick).collect());
         let ratios = rounds[0].iter().zip(figures).map(|(own, other)| own.rate / other.rate).collect();
         println!(
-            "| {:8} | {:>12} | {:>6.2} | {:>6} us | {:>6} us | {:>9} us |",
+            "| {:8} | {:>12} | {:>6.2} | {:>6} us | {:>6} us | {:>9} us | {:>5.1} MiB |",
             side.name,
             short(of(|one| one.rate)),
             median(ratios),
             short(of(|one| one.p50)),
             short(of(|one| one.p99)),
             short(of(|one| one.cpu)),
+            of(|one| one.memory as f64 / f64::from(1 << 20)),
         );
-    }
-    println!();
-}
-
-/// After 1,000 connections were open at once.
-fn memory(sides: &[Peer]) {
-    println!("Memory after all of it (RSS of all processes): ");
-    for side in sides {
-        println!("| {:8} | {:>6.1} MiB |", side.name, side.memory() as f64 / (1 << 20) as f64);
     }
     println!();
 }

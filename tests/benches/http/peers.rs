@@ -31,7 +31,7 @@ pub(crate) struct Peer {
 /// Ends when it is dropped.
 #[derive(Debug)]
 enum Running {
-    Peer(Box<Process>),
+    Peer(Vec<Process>),
     /// With the port of the upstream.
     Relay(Box<Relay>, u16),
 }
@@ -58,18 +58,11 @@ impl Peer {
         }
     }
 
-    /// Its own process and the workers that it started.
     fn processes(&self) -> Vec<u32> {
-        let pid = match &self.process {
-            Running::Peer(process) => process.pid(),
-            Running::Relay(relay, _) => relay.process.pid(),
-        };
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-        let children: Vec<u32> = children
-            .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-            .collect();
-        [pid].into_iter().chain(children).collect()
+        match &self.process {
+            Running::Peer(processes) => processes.iter().map(Process::pid).collect(),
+            Running::Relay(relay, _) => vec![relay.process.pid()],
+        }
     }
 
     /// Seconds of processor time so far.
@@ -110,7 +103,7 @@ async fn listens(port: u16) {
     .await;
 }
 
-/// nginx with one worker: `/s` has 64 bytes, `/m` a mebibyte.
+/// nginx: `/s` has 64 bytes, `/m` a mebibyte.
 pub(crate) async fn origin(folder: &Path) -> (Process, u16) {
     let (port, root) = (free_port(), folder.join("www"));
     fs::create_dir(&root).expect("a new folder");
@@ -118,7 +111,7 @@ pub(crate) async fn origin(folder: &Path) -> (Process, u16) {
     fs::write(root.join("m"), vec![0; 1 << 20]).expect("a large file");
     let place = folder.display();
     let text = format!(
-        "worker_processes 1; daemon off; pid {place}/origin.pid; error_log stderr crit; worker_rlimit_nofile 20000;\n\
+        "daemon off; master_process off; pid {place}/origin.pid; error_log stderr crit; worker_rlimit_nofile 20000;\n\
          events {{ worker_connections 8192; }}\n\
          http {{ access_log off; sendfile on; keepalive_requests 100000000; open_file_cache max=10;\n\
          client_body_temp_path {place}/ob; proxy_temp_path {place}/op; fastcgi_temp_path {place}/of;\n\
@@ -160,21 +153,29 @@ fn certificate(folder: &Path) {
 }
 
 async fn start_nginx(folder: &Path, origin: u16) -> Peer {
-    let (plain, tls, h2c, place) = (free_port(), free_port(), free_port(), folder.display());
+    let (plain, tls, h2c) = (free_port(), free_port(), free_port());
+    let workers = ["one", "two"].map(|worker| nginx_worker(folder, worker, origin, [plain, tls, h2c]));
+    listens(h2c).await;
+    Peer { name: "nginx", process: Running::Peer(workers.into()), plain, tls, h2c }
+}
+
+/// One of two that share the ports: without a master, which would leave its workers behind when it is killed.
+fn nginx_worker(folder: &Path, worker: &str, origin: u16, [plain, tls, h2c]: [u16; 3]) -> Process {
+    let (certificates, place) = (folder.display(), folder.join(worker));
+    fs::create_dir(&place).expect("a new folder");
+    let place = place.display();
     let pass = "location / { proxy_pass http://o; proxy_http_version 1.1; proxy_set_header Connection \"\"; }";
     let text = format!(
-        "worker_processes 2; daemon off; pid {place}/proxy.pid; error_log stderr crit; worker_rlimit_nofile 20000;\n\
+        "daemon off; master_process off; pid {place}/proxy.pid; error_log stderr crit; worker_rlimit_nofile 20000;\n\
          events {{ worker_connections 8192; }}\n\
          http {{ access_log off; keepalive_requests 100000000; upstream o {{ server 127.0.0.1:{origin}; keepalive 512; }}\n\
          client_body_temp_path {place}/pb; proxy_temp_path {place}/pp; fastcgi_temp_path {place}/pf;\n\
          uwsgi_temp_path {place}/pu; scgi_temp_path {place}/ps;\n\
          server {{ listen 127.0.0.1:{plain} reuseport; listen 127.0.0.1:{tls} ssl http2 reuseport;\n\
-         ssl_certificate {place}/c.pem; ssl_certificate_key {place}/k.pem; {pass} }}\n\
+         ssl_certificate {certificates}/c.pem; ssl_certificate_key {certificates}/k.pem; {pass} }}\n\
          server {{ listen 127.0.0.1:{h2c} http2 reuseport; {pass} }} }}\n"
     );
-    let process = nginx(folder, "nginx", &text);
-    listens(h2c).await;
-    Peer { name: "nginx", process: Running::Peer(Box::new(process)), plain, tls, h2c }
+    nginx(folder, worker, &text)
 }
 
 async fn start_haproxy(folder: &Path, origin: u16) -> Peer {
@@ -191,7 +192,7 @@ async fn start_haproxy(folder: &Path, origin: u16) -> Peer {
     command.arg("-db").arg("-f").arg(&file);
     let process = Process::spawn("haproxy", command);
     listens(h2c).await;
-    Peer { name: "HAProxy", process: Running::Peer(Box::new(process)), plain, tls, h2c }
+    Peer { name: "HAProxy", process: Running::Peer(vec![process]), plain, tls, h2c }
 }
 
 async fn start_envoy(folder: &Path, origin: u16, program: &Path) -> Peer {
@@ -202,7 +203,7 @@ async fn start_envoy(folder: &Path, origin: u16, program: &Path) -> Peer {
     command.arg("-c").arg(&file).args(["--concurrency", "2", "--disable-hot-restart", "-l", "off"]);
     let process = Process::spawn("envoy", command);
     listens(tls).await;
-    Peer { name: "Envoy", process: Running::Peer(Box::new(process)), plain, tls, h2c: plain }
+    Peer { name: "Envoy", process: Running::Peer(vec![process]), plain, tls, h2c: plain }
 }
 
 fn envoy(folder: &Path, origin: u16, ports: [u16; 2]) -> Value {

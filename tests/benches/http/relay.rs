@@ -60,11 +60,14 @@ pub(crate) async fn start(origin: u16) -> Peer {
 /// The same requests beside ten thousand routes of other hosts and paths, and how soon one change among them is served.
 pub(crate) async fn many_routes(side: &Peer, effort: Effort) {
     let work = Work { name: "routes", load: Load::Wrk { connections: 32 }, port: Port::Plain, path: "/s" };
-    let measure = |side: &Peer| {
-        let rates = (0..effort.rounds).map(|_| load::run(&work, side, effort.seconds).rate).collect();
+    let measure = async || {
+        let mut rates = Vec::new();
+        for _ in 0..effort.rounds {
+            rates.push(load::run(&work, side, effort.seconds).await.rate);
+        }
         median(rates)
     };
-    let one = measure(side);
+    let one = measure().await;
     let (relay, origin) = side.relay().expect("the relay's side");
     let api = relay.api();
     for at in 0..ROUTES {
@@ -84,7 +87,7 @@ pub(crate) async fn many_routes(side: &Peer, effort: Effort) {
     for change in 0..CHANGES {
         took.push(change_one(&api, gateway, origin, change).await.as_secs_f64() * 1e3);
     }
-    let many = measure(side);
+    let many = measure().await;
     println!("With {ROUTES} routes: {} requests a second, {:.2} of those with one route", short(many), many / one);
     took.sort_by(f64::total_cmp);
     println!(
