@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::pending,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{Method, Request, Response};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
@@ -131,11 +133,13 @@ where
     let watch = Watch::new(clock::instant());
     let stream = Watched { stream, watch: watch.clone(), _room: room };
     let alternative = worker.http3.alternative(&worker.gateway.routing.table.load(), &client);
+    let (source, client) = (client.address, Arc::new(client));
     let service = service_fn(|mut request: Request<Incoming>| {
         if request.method() == Method::CONNECT {
             // Over HTTP/2 an upgraded stream outlives its answer, and the connection is not idle for as long.
             request.extensions_mut().insert(Hold::new(watch.begin()));
         }
+        let request = Box::new(request.map(ClientBody::Http));
         let (worker, client, in_flight) = (worker.clone(), client.clone(), watch.begin());
         let alternative = alternative.clone();
         async move {
@@ -145,22 +149,28 @@ where
         }
     });
     let mut connection = pin!(worker.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let mut finishing = false;
-    let mut stopping = false;
+    // Polled only when it was woken, not with each of the connection's events.
+    let mut told = FuturesUnordered::new();
+    told.push(next(&worker.cut, Some(&stop)));
+    let (mut finishing, mut stopping) = (false, false);
     loop {
-        tokio::select! {
+        let next_told = tokio::select! {
+            biased;
             done = connection.as_mut() => {
                 if let Err(error) = done {
-                    tracing::debug!(src = %client.address, %error, "connection");
+                    tracing::debug!(src = %source, %error, "connection");
                 }
                 return;
             }
-            () = worker.cut.cancelled() => return,
-            () = stop.cancelled(), if !stopping => {
+            Some(next_told) = told.next() => next_told,
+        };
+        match next_told {
+            Told::Cut => return,
+            Told::Stop => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = sleep(TICK) => match watch.overdue(clock::instant()) {
+            Told::Tick => match watch.overdue(clock::instant()) {
                 None => {}
                 // Idle connections are said goodbye to; whoever does not answer is gone a tick later.
                 Some(Overdue::Idle) if !finishing => {
@@ -168,21 +178,46 @@ where
                     connection.as_mut().graceful_shutdown();
                 }
                 Some(reason) => {
-                    tracing::debug!(src = %client.address, ?reason, "connection given up");
+                    tracing::debug!(src = %source, ?reason, "connection given up");
                     return;
                 }
             },
         }
+        told.push(next(&worker.cut, Some(&stop).filter(|_| !stopping)));
+    }
+}
+
+/// What a connection is told from outside.
+enum Told {
+    /// It ends now.
+    Cut,
+    /// It ends after what it is doing.
+    Stop,
+    /// Its limits are to be looked at.
+    Tick,
+}
+
+async fn next(cut: &CancellationToken, stop: Option<&CancellationToken>) -> Told {
+    let stopped = async {
+        match stop {
+            Some(stop) => stop.cancelled().await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        () = cut.cancelled() => Told::Cut,
+        () = stopped => Told::Stop,
+        () = sleep(TICK) => Told::Tick,
     }
 }
 
 async fn handle(
     worker: &Worker,
-    request: Request<Incoming>,
-    client: Client,
+    request: Box<Request<ClientBody>>,
+    client: Arc<Client>,
     in_flight: InFlight,
 ) -> Response<CountedBody> {
-    let response = worker.proxy.handle(request.map(ClientBody::Http), &client).await;
+    let response = worker.proxy.handle(request, &client).await;
     response.map(|body| CountedBody { body, _in_flight: in_flight })
 }
 

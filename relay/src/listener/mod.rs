@@ -39,10 +39,7 @@ use hyper_util::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{
-    datagrams::{Limits, SESSIONS_MAX},
-    watch::IDLE,
-};
+use self::datagrams::{Limits, SESSIONS_MAX};
 use crate::{
     proxy::{Client, Proxy, Routing},
     route::table::{ListenAddress, Speaks, Table},
@@ -199,8 +196,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // Counts from the end of the request before; `watch` holds a head that has begun to less.
-        .header_read_timeout(IDLE)
+        // `watch` sees to slow heads and idle connections for less than a timer for each request.
+        .header_read_timeout(None)
         .half_close(true)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX);

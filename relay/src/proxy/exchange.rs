@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -71,16 +72,16 @@ impl Exchange<'_> {
     /// The failure of the last attempt.
     pub(super) async fn run(
         &self,
-        sent: Sent,
-        of_rule: Option<Sent>,
+        sent: Box<Sent>,
+        of_rule: Option<Box<Sent>>,
         incoming: ClientBody,
         upgrades: bool,
     ) -> Result<Answered, Failure> {
         let of_policy = self.backend.traffic().and_then(|traffic| traffic.request_timeout);
         let deadline = self.rule.timeouts.request.or(of_policy).map(|limit| self.arrived + limit);
-        let attempts = self.attempts((sent, of_rule), incoming, upgrades, deadline);
+        let mut attempts = pin!(self.attempts((sent, of_rule), incoming, upgrades, deadline));
         let mut answered = match deadline {
-            None => attempts.await?,
+            None => attempts.as_mut().await?,
             Some(at) => timeout_at(at.into(), attempts).await.unwrap_or(Err(Failure::RouteTimedOut))?,
         };
         answered.deadline = answered.deadline.into_iter().chain(deadline).min();
@@ -89,7 +90,7 @@ impl Exchange<'_> {
 
     async fn attempts(
         &self,
-        (sent, of_rule): (Sent, Option<Sent>),
+        (sent, of_rule): (Box<Sent>, Option<Box<Sent>>),
         incoming: ClientBody,
         upgrades: bool,
         until: Option<Instant>,
@@ -100,38 +101,49 @@ impl Exchange<'_> {
         let mut body = match (bodiless, retry) {
             (true, _) => RequestBody::Empty,
             (false, None) => RequestBody::stream(incoming, self.meter.clone()),
-            (false, Some(_)) => gather(incoming, &self.meter).await?,
+            (false, Some(_)) => Box::pin(gather(incoming, &self.meter)).await?,
         };
         if let Some(of_rule) = &of_rule {
             self.mirror(&self.rule.filters.mirrors, of_rule, &mut body, bodiless);
         }
         self.mirror(&self.backend.filters.mirrors, &sent, &mut body, bodiless);
 
-        let mut left = match (retry, &body) {
-            (None, _) | (_, RequestBody::Stream(_) | RequestBody::Copy(_)) => 0,
-            (Some(retry), RequestBody::Empty | RequestBody::Whole(_)) => retry.attempts,
-        };
-        let (mut tried, mut sent) = (0, sent);
-        loop {
-            // Most requests are sent once: only what may be sent again is copied.
-            let again = (left > 0).then(|| (sent.clone(), body.copy()));
-            let answered = self.attempt(sent, (body, bodiless), upgrades, (tried > 0, until)).await;
-            match (again, retry) {
-                (Some((same, copy)), Some(retry)) if is_worth_another(&answered, retry) => {
-                    left -= 1;
-                    drop(answered);
-                    sleep(pause(retry, tried)).await;
-                    tried += 1;
-                    (sent, body) = (same, copy);
-                }
-                _ => return answered,
+        match (retry, &body) {
+            (None, _) | (_, RequestBody::Stream(_) | RequestBody::Copy(_)) => {
+                self.attempt(sent, (body, bodiless), upgrades, (false, until)).await
+            }
+            (Some(retry), RequestBody::Empty | RequestBody::Whole(_)) => {
+                Box::pin(self.several(retry, sent, (body, bodiless), until)).await
             }
         }
     }
 
+    /// As many attempts as it takes, of those that `retry` grants.
+    async fn several(
+        &self,
+        retry: &Retry,
+        mut sent: Box<Sent>,
+        (mut body, bodiless): (RequestBody, bool),
+        until: Option<Instant>,
+    ) -> Result<Answered, Failure> {
+        let mut tried = 0;
+        while tried < retry.attempts {
+            let (same, copy) = (sent.clone(), body.copy());
+            let answered = self.attempt(sent, (body, bodiless), false, (tried > 0, until)).await;
+            if !is_worth_another(&answered, retry) {
+                return answered;
+            }
+            drop(answered);
+            sleep(pause(retry, tried)).await;
+            tried += 1;
+            (sent, body) = (same, copy);
+        }
+        self.attempt(sent, (body, bodiless), false, (tried > 0, until)).await
+    }
+
     async fn attempt(
         &self,
-        sent: Sent,
+        sent: Box<Sent>,
         (body, bodiless): (RequestBody, bool),
         upgrades: bool,
         (is_retry, until): (bool, Option<Instant>),
@@ -154,9 +166,9 @@ impl Exchange<'_> {
         let deadline = limit.map(|limit| clock::instant() + limit);
         // An endpoint that takes all the time there is has failed.
         let by = deadline.into_iter().chain(until).min();
-        let sending = self.proxy.pool.send(upstream, self.client.address, request, replay, &self.meter);
+        let mut sending = pin!(self.proxy.pool.send(upstream, self.client.address, request, replay, &self.meter));
         let sent = match by {
-            None => sending.await,
+            None => sending.as_mut().await,
             Some(at) => timeout_at(at.into(), sending).await.unwrap_or(Err(Failure::RouteTimedOut)),
         };
         if let (Some(held), Some(outcome)) = (&held, outcome(&sent)) {
@@ -172,25 +184,25 @@ impl Exchange<'_> {
 
     fn request(
         &self,
-        sent: Sent,
+        sent: Box<Sent>,
         upstream: &Upstream,
         body: RequestBody,
         bodiless: bool,
         upgrades: bool,
-    ) -> Result<Request<RequestBody>, Failure> {
-        let Sent { mut parts, asked } = sent;
+    ) -> Result<Box<Request<RequestBody>>, Failure> {
+        let Sent { mut parts, asked } = *sent;
         prepare(&mut parts, &asked, upstream.protocol, bodiless, self.trailers)?;
         if upgrades {
             upgrade::ask(&mut parts.headers);
         }
-        Ok(Request::from_parts(parts, body))
+        Ok(Box::new(Request::from_parts(parts, body)))
     }
 
     fn mirror(&self, mirrors: &[crate::route::filter::Mirror], sent: &Sent, body: &mut RequestBody, bodiless: bool) {
         for one in mirrors.iter().filter(|one| mirror::is_due(one, rand::random())) {
             // A mirror that leads nowhere says so in the route's status.
             let Ok(upstream) = one.backend.endpoint(rand::random()) else { continue };
-            if let Ok(request) = self.request(sent.clone(), upstream, body.copy(), bodiless, false) {
+            if let Ok(request) = self.request(Box::new(sent.clone()), upstream, body.copy(), bodiless, false) {
                 let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
                 self.proxy.mirrors.send(upstream, self.client.address, request);
             }

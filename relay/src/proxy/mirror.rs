@@ -41,7 +41,7 @@ impl Mirrors {
     }
 
     /// Sends `request` to `upstream` beside everything else, and forgets the answer.
-    pub(super) fn send(&self, upstream: Arc<Upstream>, client: SocketAddr, request: Request<RequestBody>) {
+    pub(super) fn send(&self, upstream: Arc<Upstream>, client: SocketAddr, request: Box<Request<RequestBody>>) {
         let Ok(room) = self.room.clone().try_acquire_owned() else {
             tracing::debug!(endpoint = %upstream.endpoint, "too many mirrored requests: one was left out");
             return;

@@ -153,7 +153,9 @@ impl Proxy {
     }
 
     /// Serves one request. Every failure becomes an answer that says what is wrong.
-    pub async fn handle(&self, request: Request<ClientBody>, client: &Client) -> Response<ResponseBody> {
+    ///
+    /// Heads are boxed: what a future holds is moved about with it, for each request.
+    pub async fn handle(&self, request: Box<Request<ClientBody>>, client: &Arc<Client>) -> Response<ResponseBody> {
         let mut record = Record::new(request.method(), client.clone());
         let (version, language) = (request.version(), Language::of(request.headers()));
         let is_head = request.method() == Method::HEAD;
@@ -174,41 +176,43 @@ impl Proxy {
 
     async fn serve(
         &self,
-        mut request: Request<ClientBody>,
+        mut request: Box<Request<ClientBody>>,
         client: &Client,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         let arrived = clock::instant();
         let upgrade = upgrade::take(&mut request)?;
-        let (mut parts, incoming) = request.into_parts();
-        let mut asked = request::check(&parts)?;
-        let rule = select(&self.routing.table.load(), &asked, &parts, client)?;
+        let (parts, incoming) = request.into_parts();
+        let asked = request::check(&parts)?;
+        let mut sent = Box::new(Sent { parts, asked });
+        let Sent { parts, asked } = &mut *sent;
+        let rule = select(&self.routing.table.load(), asked, parts, client)?;
         record.chose(&rule, None);
         let web = if rule.answers == Answers::Grpc { grpc_web::Form::take(&mut parts.headers) } else { None };
         let incoming = match web {
             Some(form) => form.upload(incoming),
             None => incoming,
         };
-        let trailers = headers::forward_request(&mut parts.headers, &asked, client) || web.is_some();
+        let trailers = headers::forward_request(&mut parts.headers, asked, client) || web.is_some();
         let back = filters::Back {
             origin: parts.headers.get(header::ORIGIN).cloned(),
-            asks: if upgrade.is_some() { Asks::default() } else { Asks::of(&rule, &parts) },
+            asks: if upgrade.is_some() { Asks::default() } else { Asks::of(&rule, parts) },
             packing: &self.packing,
             web,
         };
-        if let Some(answer) = filters::before(&rule.filters, &mut parts, &mut asked, client) {
+        if let Some(answer) = filters::before(&rule.filters, parts, asked, client) {
             return Ok(filters::after(&[&rule.filters], &back, answer?));
         }
         let backend = choose(&rule, record)?;
         let has_mirrors = !rule.filters.mirrors.is_empty();
-        let of_rule = has_mirrors.then(|| Sent { parts: parts.clone(), asked: asked.clone() });
-        if let Some(answer) = filters::before(&backend.filters, &mut parts, &mut asked, client) {
+        let of_rule = has_mirrors.then(|| Box::new(Sent { parts: parts.clone(), asked: asked.clone() }));
+        if let Some(answer) = filters::before(&backend.filters, parts, asked, client) {
             return Ok(filters::after(&[&backend.filters, &rule.filters], &back, answer?));
         }
         let pin = affinity::find(backend, &parts.headers, client);
         let (key, meter) = (pin.key, record.meter());
         let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter, arrived, key };
-        let mut reply = exchange.run(Sent { parts, asked }, of_rule, incoming, upgrade.is_some()).await?;
+        let mut reply = exchange.run(sent, of_rule, incoming, upgrade.is_some()).await?;
         record.holds(reply.held.take());
         let mut response = self.pass_back(reply, upgrade, record)?;
         response.headers_mut().extend(pin.cookie.map(|cookie| (header::SET_COOKIE, cookie)));

@@ -21,7 +21,7 @@ pub(super) struct Record(Option<Box<Facts>>);
 struct Facts {
     started: Instant,
     method: Method,
-    client: Client,
+    client: Arc<Client>,
     rule: Option<Arc<Rule>>,
     backend: Option<Arc<str>>,
     status: u16,
@@ -33,7 +33,7 @@ struct Facts {
 }
 
 impl Record {
-    pub(super) fn new(method: &Method, client: Client) -> Self {
+    pub(super) fn new(method: &Method, client: Arc<Client>) -> Self {
         Self(Some(Box::new(Facts {
             started: clock::instant(),
             method: method.clone(),

@@ -39,11 +39,12 @@ use crate::{
 /// How long an HTTP/1.1 connection may rest, and how long an HTTP/2 connection is kept after its last request.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Resting connections per upstream; more are closed when they come back.
-const IDLE_PER_UPSTREAM_MAX: usize = 128;
+/// Resting connections per upstream; more are closed when they come back. With fewer, a thousand clients at once would
+/// make most of their connections anew.
+const IDLE_PER_UPSTREAM_MAX: usize = 1024;
 
-/// Resting connections of one worker; more are closed when they come back.
-const IDLE_MAX: usize = 1024;
+/// Resting connections of one worker; more are closed when they come back. Each takes about 20 KiB.
+const IDLE_MAX: usize = 4096;
 
 /// HTTP/2 connections that one worker keeps for further requests; beyond it the one unused for longest ends after its
 /// last. Only upstreams that announce each client need so many.
@@ -161,7 +162,7 @@ impl Pool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         client: SocketAddr,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         replay: bool,
         meter: &Meter,
     ) -> Result<Reply, Failure> {
@@ -173,8 +174,13 @@ impl Pool {
         let exchange = async {
             match upstream.protocol {
                 Protocol::Http1 => self.send_http1(upstream, client, request, replay).await,
-                Protocol::Either if upgrades => self.send_http1(upstream, client, into_http1(request), replay).await,
-                Protocol::Http2 | Protocol::Either => self.send_http2(upstream, client, request, replay).await,
+                Protocol::Either if upgrades => {
+                    into_http1(&mut request);
+                    self.send_http1(upstream, client, request, replay).await
+                }
+                Protocol::Http2 | Protocol::Either => {
+                    Box::pin(self.send_http2(upstream, client, request, replay)).await
+                }
             }
         };
         let mut exchange = pin!(exchange);
@@ -193,14 +199,14 @@ impl Pool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         client: SocketAddr,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         replay: bool,
     ) -> Result<Reply, Failure> {
         while let Some(mut sender) = self.take_idle(upstream) {
             let copy = replay.then(|| copy_head(&request));
-            match sender.try_send_request(request).await.map_err(Attempt::from) {
+            match sender.try_send_request(*request).await.map_err(Attempt::from) {
                 Ok(response) => return Ok(self.reply(upstream, response, sender)),
-                Err(Attempt::Unsent(unsent)) => request = *unsent,
+                Err(Attempt::Unsent(unsent)) => request = unsent,
                 Err(Attempt::Failed(error)) => match copy.filter(|_| is_lost(&error)) {
                     // The connection died while it rested: one fresh connection decides.
                     Some(copy) => {
@@ -211,9 +217,19 @@ impl Pool {
                 },
             }
         }
+        // Apart, for what connecting takes is much more than what most requests need.
+        Box::pin(self.send_http1_anew(upstream, client, request)).await
+    }
+
+    async fn send_http1_anew(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: SocketAddr,
+        request: Box<Request<RequestBody>>,
+    ) -> Result<Reply, Failure> {
         let dialled = dial_http(&self.routing, upstream, client, Protocol::Http1).await;
         let mut sender = handshake_http1(dialled.inspect_err(|_| self.forget_choice(upstream))?).await?;
-        match sender.try_send_request(request).await {
+        match sender.try_send_request(*request).await {
             Ok(response) => Ok(self.reply(upstream, response, sender)),
             Err(error) => Err(Failure::Exchange { source: error.into_error() }),
         }
@@ -228,26 +244,28 @@ impl Pool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         client: SocketAddr,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         replay: bool,
     ) -> Result<Reply, Failure> {
         let (shareable, shared) = self.shareable(upstream, client).await?;
         let Shareable::Http2(mut sender) = shareable else {
-            return self.send_http1(upstream, client, into_http1(request), replay).await;
+            into_http1(&mut request);
+            return self.send_http1(upstream, client, request, replay).await;
         };
         let copy = (replay && shared).then(|| copy_head(&request));
-        match sender.try_send_request(request).await.map_err(Attempt::from) {
+        match sender.try_send_request(*request).await.map_err(Attempt::from) {
             Ok(response) => return Ok(Reply { response, lease: None }),
-            Err(Attempt::Unsent(unsent)) => request = *unsent,
+            Err(Attempt::Unsent(unsent)) => request = unsent,
             Err(Attempt::Failed(error)) => match copy.filter(|_| is_lost(&error) || sender.is_closed()) {
                 Some(copy) => request = copy,
                 None => return Err(Failure::Exchange { source: error }),
             },
         }
         let (Shareable::Http2(mut sender), _) = self.shareable(upstream, client).await? else {
-            return self.send_http1(upstream, client, into_http1(request), replay).await;
+            into_http1(&mut request);
+            return self.send_http1(upstream, client, request, replay).await;
         };
-        match sender.try_send_request(request).await {
+        match sender.try_send_request(*request).await {
             Ok(response) => Ok(Reply { response, lease: None }),
             Err(error) => Err(Failure::Exchange { source: error.into_error() }),
         }
@@ -447,8 +465,8 @@ fn again(failure: &Failure) -> Failure {
 }
 
 /// A copy of a request without body.
-fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
+fn copy_head(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
+    let mut copy = Box::new(Request::new(RequestBody::Empty));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
@@ -468,10 +486,10 @@ fn secure(request: &mut Request<RequestBody>) {
 }
 
 /// Turns a head that was made for HTTP/2 into one for HTTP/1.1.
-fn into_http1(mut request: Request<RequestBody>) -> Request<RequestBody> {
+fn into_http1(request: &mut Request<RequestBody>) {
     *request.version_mut() = Version::HTTP_11;
     let parts = request.uri().clone().into_parts();
-    let Some(authority) = parts.authority else { return request };
+    let Some(authority) = parts.authority else { return };
     let host = HeaderValue::from_str(authority.as_str()).ok();
     *request.uri_mut() = parts.path_and_query.map(Uri::from).unwrap_or_default();
     let bodiless = request.body().is_end_stream();
@@ -484,7 +502,6 @@ fn into_http1(mut request: Request<RequestBody>) -> Request<RequestBody> {
     if !bodiless && !headers.contains_key(header::CONTENT_LENGTH) {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    request
 }
 
 async fn handshake_http1(transport: Transport) -> Result<Http1Sender, Failure> {

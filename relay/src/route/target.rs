@@ -1,6 +1,12 @@
 //! Where a rule sends requests: backends with weights, their endpoints, and how to speak to them.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use underpass_shared::identity::{NodeName, ProjectName};
 
@@ -50,7 +56,7 @@ pub enum Protocol {
 }
 
 /// What a pooled connection is good for: connections are never shared between projects, endpoints or protocols.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Upstream {
     pub project: ProjectName,
     pub endpoint: Endpoint,
@@ -60,6 +66,13 @@ pub struct Upstream {
     /// What each connection begins with, to say for whom it is.
     pub announces: Option<Announces>,
     pub link: Link,
+}
+
+/// Without what hardly ever tells two apart, such as certificates: it is hashed for each request.
+impl Hash for Upstream {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.endpoint, self.protocol, &self.announces).hash(state);
+    }
 }
 
 /// How connections are made and kept; what is `None` is as the relay does it by itself.

@@ -80,7 +80,7 @@ impl Accepted {
         };
         let ip = connection.local_ip().unwrap_or(self.local.ip()).to_canonical();
         let local = SocketAddr::new(ip, self.local.port());
-        let client = Client { address, local, at: self.at, tls: Some(listener) };
+        let client = Arc::new(Client { address, local, at: self.at, tls: Some(listener) });
         let watch = Watch::new(clock::instant());
         let host = Arc::new(Host { worker, client, wasted: AtomicU32::new(0) });
         let ended = Box::pin(host.speak(&connection, watch, stop)).await;
@@ -93,7 +93,7 @@ impl Accepted {
 /// What the requests of one connection share.
 struct Host {
     worker: Arc<Worker>,
-    client: Client,
+    client: Arc<Client>,
     wasted: AtomicU32,
 }
 
@@ -238,7 +238,7 @@ impl Host {
         let fault = Fault::default();
         let body = Upload::new(receive, length, fault.clone()).into_body().await;
         let response = match body {
-            Ok(body) => Ok(self.worker.proxy.handle(Request::from_parts(parts, body), &self.client).await),
+            Ok(body) => Ok(self.worker.proxy.handle(Box::new(Request::from_parts(parts, body)), &self.client).await),
             Err(error) => Err(error),
         };
         match fault.kind() {
@@ -254,7 +254,7 @@ impl Host {
         let (ours, theirs): (DuplexStream, DuplexStream) = duplex(websocket::BUFFER_BYTES);
         let method = request.method().clone();
         let request = request.map(|()| ClientBody::Switched(theirs));
-        let response = self.worker.proxy.handle(request, &self.client).await;
+        let response = self.worker.proxy.handle(Box::new(request), &self.client).await;
         if !response.status().is_success() {
             return answer.send(response, &method).await;
         }

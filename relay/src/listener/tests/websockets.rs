@@ -113,7 +113,7 @@ async fn what_the_listener_holds_for_an_upgraded_connection_lives_as_long_as_it(
     let mut request = connect("websocket").map(|_| ClientBody::Switched(theirs));
     *request.version_mut() = http::Version::HTTP_2;
     request.extensions_mut().insert(Hold::new(hold));
-    assert_eq!(gate.worker.proxy.handle(request, &client).await.status(), 200);
+    assert_eq!(gate.worker.proxy.handle(Box::new(request), &Arc::new(client)).await.status(), 200);
     ours.write_all(b"one").await.unwrap();
     ours.read_exact(&mut [0; 3]).await.unwrap();
     assert_eq!(held.try_recv(), Err(oneshot::error::TryRecvError::Empty));
