@@ -19,7 +19,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::{AbortHandle, JoinHandle},
 };
@@ -172,6 +172,27 @@ pub async fn get(gateway: SocketAddr, host: &str, path: &str) -> anyhow::Result<
     within(PATIENCE, &format!("an answer to GET {host}{path}"), exchange).await
 }
 
+/// Sends bytes on a connection of their own, ends our half, and gives all that comes back.
+///
+/// # Panics
+/// When the gateway takes no connection, or does not end this one.
+pub async fn raw(gateway: SocketAddr, bytes: &[u8]) -> String {
+    let mut tcp = TcpStream::connect(gateway).await.expect("the gateway takes connections");
+    let (mut receive, mut send) = tcp.split();
+    let sending = async {
+        // A gateway that has refused reads no more.
+        if send.write_all(bytes).await.is_ok() {
+            let _ = send.shutdown().await;
+        }
+    };
+    let mut answer = Vec::new();
+    let receiving = async {
+        let _ = receive.read_to_end(&mut answer).await;
+    };
+    within(PATIENCE, "the connection ends", async { tokio::join!(sending, receiving) }).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 /// Reads a response to its end.
 ///
 /// # Errors
@@ -237,7 +258,11 @@ pub fn zeros(length: u64) -> Body {
     StreamBody::new(stream::iter(pieces)).boxed_unsync()
 }
 
-async fn tls_stream(gateway: SocketAddr, host: &str, offer: &[&str]) -> anyhow::Result<TlsStream<TcpStream>> {
+/// A TLS connection to a gateway whose certificate is not looked at, with this offer of ALPN.
+///
+/// # Errors
+/// When the handshake fails.
+pub async fn tls_stream(gateway: SocketAddr, host: &str, offer: &[&str]) -> anyhow::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?

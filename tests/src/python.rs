@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::process::Command;
+use tokio::{process::Command, sync::Mutex};
 
 use crate::{
     binary,
     eventually::{PATIENCE, within},
+    process::Process,
 };
 
 /// How long the packages may take to arrive on the first run.
@@ -29,6 +30,14 @@ pub async fn run(name: &str, requirements: &str, arguments: &[&str]) -> String {
     end(PATIENCE * 2, &python, &[&[script], arguments].concat()).await
 }
 
+/// Starts the script `name` in the same way, and leaves it running.
+pub async fn spawn(name: &str, requirements: &str, arguments: &[&str]) -> Process {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
+    let mut command = Command::new(interpreter(&sources.join(requirements)).await);
+    command.arg(sources.join(name)).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
+    Process::spawn(name, command)
+}
+
 /// Runs a program to its end, which must be a good one; gives its output.
 async fn end(limit: Duration, program: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
@@ -42,6 +51,8 @@ async fn end(limit: Duration, program: &Path, arguments: &[&str]) -> String {
 }
 
 /// The interpreter of an environment that has the packages of `requirements`; made anew when those change.
+///
+/// One at a time, since several tests use one environment.
 async fn interpreter(requirements: &Path) -> PathBuf {
     // target/PROFILE/underpass-relay: the environments are kept beside the profiles.
     let target = binary::path("underpass-relay").parent().and_then(Path::parent).expect("a target folder").to_owned();
@@ -49,6 +60,8 @@ async fn interpreter(requirements: &Path) -> PathBuf {
     let folder = target.join("tools").join("python").join(name);
     let (python, stamp) = (folder.join("bin/python"), folder.join("installed.txt"));
     let wanted = fs::read_to_string(requirements).expect("the list of packages is there");
+    static MAKING: Mutex<()> = Mutex::const_new(());
+    let _alone = MAKING.lock().await;
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return python;
     }

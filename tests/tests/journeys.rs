@@ -25,8 +25,18 @@ mod durability;
 mod first;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "journeys/foreign_protocols.rs"]
+mod foreign_protocols;
+#[path = "journeys/h1_smuggling.rs"]
+mod h1_smuggling;
+#[path = "journeys/h2_floods.rs"]
+mod h2_floods;
+#[path = "journeys/h2_rules.rs"]
+mod h2_rules;
 #[path = "journeys/http3.rs"]
 mod http3;
+#[path = "journeys/http3_hostile.rs"]
+mod http3_hostile;
 #[path = "journeys/identity.rs"]
 mod identity;
 #[path = "journeys/isolation.rs"]
@@ -47,6 +57,8 @@ mod kubectl_write;
 mod live;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
+#[path = "journeys/path_bypass.rs"]
+mod path_bypass;
 #[path = "journeys/policies.rs"]
 mod policies;
 #[path = "journeys/projects.rs"]
