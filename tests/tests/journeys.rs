@@ -25,6 +25,10 @@ mod durability;
 mod first;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "journeys/h2_floods.rs"]
+mod h2_floods;
+#[path = "journeys/h2_rules.rs"]
+mod h2_rules;
 #[path = "journeys/http3.rs"]
 mod http3;
 #[path = "journeys/identity.rs"]

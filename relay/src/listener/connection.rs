@@ -28,7 +28,7 @@ use super::{
     handshake::{self, Opened},
     http3::alternative::advertise,
     proxied,
-    watch::{InFlight, Overdue, TICK, Watch, Watched},
+    watch::{InFlight, Overdue, TICK, Unanswered, Watch, Watched},
 };
 use crate::{
     clock,
@@ -136,7 +136,7 @@ where
             // Over HTTP/2 an upgraded stream outlives its answer, and the connection is not idle for as long.
             request.extensions_mut().insert(Hold::new(watch.begin()));
         }
-        let (worker, client, in_flight) = (worker.clone(), client.clone(), watch.begin());
+        let (worker, client, in_flight) = (worker.clone(), client.clone(), Unanswered::new(watch.begin()));
         let alternative = alternative.clone();
         async move {
             let mut response = handle(&worker, request, client, in_flight).await;
@@ -180,17 +180,17 @@ async fn handle(
     worker: &Worker,
     request: Request<Incoming>,
     client: Client,
-    in_flight: InFlight,
+    in_flight: Unanswered,
 ) -> Response<CountedBody> {
     let response = worker.proxy.handle(request.map(ClientBody::Http), &client).await;
-    response.map(|body| CountedBody { body, _in_flight: in_flight })
+    response.map(|body| CountedBody { body, _in_flight: in_flight.answered() })
 }
 
 /// A response's body that keeps its request in flight until it has passed.
 #[derive(Debug)]
 struct CountedBody {
     body: ResponseBody,
-    _in_flight: InFlight,
+    _in_flight: Option<InFlight>,
 }
 
 impl Body for CountedBody {

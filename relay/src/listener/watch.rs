@@ -29,6 +29,11 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// How long a client may take no byte while some wait for it.
 pub(super) const WRITE: Duration = Duration::from_secs(60);
 
+/// Requests that a client gave up, less those that it did not; beyond it the connection ends.
+///
+/// Each costs a backend something (CVE-2023-44487, CVE-2025-8671); people who click on give up fewer.
+const WASTED_MAX: u32 = 100;
+
 /// How often an open connection is looked at: a limit is exceeded by at most this.
 pub(super) const TICK: Duration = Duration::from_secs(5);
 
@@ -43,6 +48,29 @@ pub(super) enum Overdue {
     Write,
 }
 
+/// Counts what a client asks for and does not want.
+#[derive(Debug, Default)]
+pub(super) struct Wasted(AtomicU32);
+
+impl Wasted {
+    /// A request was for nothing.
+    pub(super) fn more(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// A request was not for nothing.
+    pub(super) fn less(&self) {
+        // None below none; there seldom are any, and then nothing is written.
+        if self.0.load(Relaxed) > 0 {
+            let _ = self.0.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+        }
+    }
+
+    pub(super) fn is_too_much(&self) -> bool {
+        self.0.load(Relaxed) > WASTED_MAX
+    }
+}
+
 /// What one connection is doing. Times are milliseconds since it began.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -51,6 +79,7 @@ pub(super) struct Watch {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    wasted: Wasted,
     /// The first bytes, until it is known whether they begin an HTTP/2 connection.
     opening: AtomicU32,
 }
@@ -58,6 +87,33 @@ pub(super) struct Watch {
 /// A request in flight; dropped when its response has been sent or given up.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Watch>);
+
+/// A request in flight that has no answer yet: dropped before, it was for nothing.
+#[derive(Debug)]
+pub(super) struct Unanswered(Option<InFlight>);
+
+impl Unanswered {
+    pub(super) fn new(in_flight: InFlight) -> Self {
+        Self(Some(in_flight))
+    }
+
+    /// There is an answer, which the request is in flight for until it has been sent.
+    pub(super) fn answered(mut self) -> Option<InFlight> {
+        let in_flight = self.0.take();
+        if let Some(InFlight(watch)) = &in_flight {
+            watch.wasted.less();
+        }
+        in_flight
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(InFlight(watch)) = &self.0 {
+            watch.wasted.more();
+        }
+    }
+}
 
 impl Watch {
     pub(super) fn new(now: Instant) -> Arc<Self> {
@@ -67,6 +123,7 @@ impl Watch {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
             blocked_since: AtomicU64::new(NEVER),
+            wasted: Wasted::default(),
             opening: AtomicU32::new(0),
         })
     }
@@ -162,6 +219,9 @@ impl<S> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.watch.wasted.is_too_much() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "too many requests for nothing")));
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         let read = &buf.filled()[before..];
@@ -229,6 +289,21 @@ mod tests {
         std::mem::forget(request);
         assert_eq!(watch.overdue(start + 1059 * SECOND), None);
         assert_eq!(watch.overdue(start + 1060 * SECOND), Some(Overdue::Idle));
+    }
+
+    #[test]
+    fn requests_given_up_count_against_those_that_were_answered() {
+        let watch = Watch::new(clock::instant());
+        let request = || Unanswered::new(watch.begin());
+        assert!(request().answered().is_some());
+        for _ in 0..WASTED_MAX + 1 {
+            assert!(!watch.wasted.is_too_much(), "an answer before counts for nothing");
+            drop(request());
+        }
+        assert!(watch.wasted.is_too_much());
+        assert!(request().answered().is_some());
+        assert!(!watch.wasted.is_too_much());
+        assert_eq!(watch.requests.load(Relaxed), 0);
     }
 
     #[test]

@@ -1,13 +1,6 @@
 //! One client's QUIC connection from the handshake to its end, and each request on it.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::ext::Protocol;
@@ -33,7 +26,7 @@ use crate::{
     clock,
     listener::{
         HEAD_BYTES_MAX, Worker,
-        watch::{HEAD, InFlight, TICK, WRITE, Watch},
+        watch::{self, HEAD, InFlight, TICK, WRITE, Watch},
     },
     proxy::{
         Client,
@@ -41,11 +34,6 @@ use crate::{
     },
     route::table::ListenAddress,
 };
-
-/// Requests whose answers a client did not take, less those that it did; beyond it the connection ends.
-///
-/// Each costs a backend something (CVE-2023-44487, CVE-2025-8671 for HTTP/2); people who click on give up fewer.
-const WASTED_MAX: u32 = 100;
 
 /// How long a client may take to hear that it is to begin no more requests: three round trips, and at most this.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
@@ -82,7 +70,7 @@ impl Accepted {
         let local = SocketAddr::new(ip, self.local.port());
         let client = Client { address, local, at: self.at, tls: Some(listener) };
         let watch = Watch::new(clock::instant());
-        let host = Arc::new(Host { worker, client, wasted: AtomicU32::new(0) });
+        let host = Arc::new(Host { worker, client, wasted: watch::Wasted::default() });
         let ended = Box::pin(host.speak(&connection, watch, stop)).await;
         if let Err(error) = ended {
             tracing::debug!(src = %address, %error, "HTTP/3 connection");
@@ -94,7 +82,8 @@ impl Accepted {
 struct Host {
     worker: Arc<Worker>,
     client: Client,
-    wasted: AtomicU32,
+    /// Requests whose answers the client did not take.
+    wasted: watch::Wasted,
 }
 
 /// Why the client has no whole answer.
@@ -142,7 +131,7 @@ impl Host {
                     self.clone().begin(&mut requests, resolver, &deliveries, &stage, watch.begin());
                 }
                 Some(_) = requests.join_next(), if !requests.is_empty() => {
-                    if self.wasted.load(Relaxed) > WASTED_MAX {
+                    if self.wasted.is_too_much() {
                         connection.close(code(Code::H3_EXCESSIVE_LOAD), b"too many requests for nothing");
                         return Ok(());
                     }
@@ -189,17 +178,13 @@ impl Host {
     /// One request, from its head until the client has all of the answer; keeps count of those for nothing.
     async fn request(&self, resolver: Resolver, delivery: Delivery) {
         let wasted = match Box::pin(self.serve(resolver, delivery)).await {
-            Ok(()) => {
-                // None below none.
-                let _ = self.wasted.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
-                return;
-            }
+            Ok(()) => return self.wasted.less(),
             Err(wasted) => wasted,
         };
         tracing::debug!(src = %self.client.address, reason = %wasted, "HTTP/3 request");
         // A backend that broke off is not the client's fault.
         if !matches!(wasted, Wasted::Unsent(Unsent::Body(_))) {
-            self.wasted.fetch_add(1, Relaxed);
+            self.wasted.more();
         }
     }
 
