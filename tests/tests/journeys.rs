@@ -25,6 +25,8 @@ mod durability;
 mod first;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "journeys/h1_smuggling.rs"]
+mod h1_smuggling;
 #[path = "journeys/h2_floods.rs"]
 mod h2_floods;
 #[path = "journeys/h2_rules.rs"]

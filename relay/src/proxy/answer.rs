@@ -62,6 +62,8 @@ pub enum Failure {
     RouteTimedOut,
     #[error("the request's body stopped coming")]
     UploadStalled,
+    #[error("the request's body is malformed, or was broken off")]
+    UploadBroken,
     #[error("the backend's answer has two lengths")]
     Framing,
     #[error("the backend switched protocols without being asked to")]
@@ -91,7 +93,7 @@ impl Failure {
             Self::Refused(Refusal::Connect | Refusal::Protocol) | Self::UpgradeUnsupported => {
                 StatusCode::NOT_IMPLEMENTED
             }
-            Self::Refused(_) => StatusCode::BAD_REQUEST,
+            Self::Refused(_) | Self::UploadBroken => StatusCode::BAD_REQUEST,
             Self::UnknownHost { .. } | Self::NoRule { .. } => StatusCode::NOT_FOUND,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Unresolved { status, .. } => {
@@ -120,7 +122,7 @@ impl Failure {
 
     /// Whether nothing more on the client's connection can be trusted.
     fn is_suspicious(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::UploadStalled)
+        matches!(self, Self::Refused(_) | Self::UploadStalled | Self::UploadBroken)
     }
 
     /// Whether the backend could not be reached, or broke off before it answered.

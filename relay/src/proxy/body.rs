@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
@@ -99,6 +100,7 @@ impl Body for ClientBody {
 pub struct Meter {
     bytes: AtomicU64,
     stalled: AtomicBool,
+    broken: AtomicBool,
 }
 
 impl Meter {
@@ -112,6 +114,12 @@ impl Meter {
     #[must_use]
     pub fn has_stalled(&self) -> bool {
         self.stalled.load(Relaxed)
+    }
+
+    /// Whether the client broke the body off, or sent one that is malformed.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
     }
 
     pub(super) fn add(&self, bytes: u64) {
@@ -212,6 +220,16 @@ impl RequestBody {
     }
 }
 
+/// The next part of a body that is read before anything is sent; it may not be waited for longer than any other.
+pub(super) async fn next_frame(body: &mut ClientBody) -> Option<Result<Frame<Bytes>, BodyError>> {
+    let mut stall = Stall::new(UPLOAD_IDLE);
+    poll_fn(|cx| {
+        let frame = Pin::new(&mut *body).poll_frame(cx);
+        stall.watch(cx, frame)
+    })
+    .await
+}
+
 impl Upload {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match self.ahead.pop_front() {
@@ -235,9 +253,9 @@ impl Upload {
             Poll::Ready(None) => self.end_copies(),
             Poll::Ready(Some(Err(error))) => {
                 self.copies.clear();
-                if matches!(error, BodyError::Stalled(_)) {
-                    self.meter.stalled.store(true, Relaxed);
-                }
+                let fault =
+                    if matches!(error, BodyError::Stalled(_)) { &self.meter.stalled } else { &self.meter.broken };
+                fault.store(true, Relaxed);
             }
             Poll::Pending => {}
         }
@@ -434,8 +452,6 @@ impl Body for ResponseBody {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -8,14 +8,13 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, request::Parts};
-use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use tokio::time::{sleep, timeout_at};
 
 use super::{
     Client, Proxy,
     answer::Failure,
-    body::{ClientBody, Meter, RequestBody},
+    body::{BodyError, ClientBody, Meter, RequestBody, next_frame},
     mirror, prepare,
     request::Asked,
     upgrade,
@@ -226,8 +225,12 @@ fn pause(retry: &Retry, tried: u32) -> Duration {
 async fn gather(mut incoming: ClientBody, meter: &Arc<Meter>) -> Result<RequestBody, Failure> {
     let mut parts = VecDeque::new();
     let mut length = 0;
-    while let Some(frame) = incoming.frame().await {
-        let Ok(data) = frame.map_err(|_| Failure::UploadStalled)?.into_data() else { continue };
+    while let Some(frame) = next_frame(&mut incoming).await {
+        let frame = frame.map_err(|error| match error {
+            BodyError::Stalled(_) => Failure::UploadStalled,
+            _ => Failure::UploadBroken,
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
         length += data.len();
         parts.push_back(data);
         if length > KEPT_BYTES_MAX {
@@ -238,4 +241,32 @@ async fn gather(mut incoming: ClientBody, meter: &Arc<Meter>) -> Result<RequestB
     let mut whole = BytesMut::with_capacity(length);
     parts.iter().for_each(|part: &Bytes| whole.extend_from_slice(part));
     Ok(RequestBody::Whole(Some(whole.freeze())))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
+    use hyper::body::Frame;
+
+    use super::*;
+
+    fn body(frames: impl futures_util::Stream<Item = Result<Frame<Bytes>, BodyError>> + Send + 'static) -> ClientBody {
+        ClientBody::Other(UnsyncBoxBody::new(StreamBody::new(frames)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_kept_for_retries_is_not_waited_for_without_end() {
+        let stalled = body(futures_util::stream::pending());
+        assert!(matches!(gather(stalled, &Arc::default()).await, Err(Failure::UploadStalled)));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_before_it_is_sent_is_the_clients_fault() {
+        let parts = [Ok(Frame::data(Bytes::from_static(b"abc"))), Err(BodyError::Length)];
+        let broken = gather(body(futures_util::stream::iter(parts)), &Arc::default()).await;
+        assert!(matches!(broken, Err(Failure::UploadBroken)));
+        let parts = [Ok(Frame::data(Bytes::from_static(b"abc"))), Ok(Frame::data(Bytes::from_static(b"de")))];
+        let whole = gather(body(futures_util::stream::iter(parts)), &Arc::default()).await.unwrap();
+        assert_eq!(whole.collect().await.unwrap().to_bytes(), "abcde");
+    }
 }

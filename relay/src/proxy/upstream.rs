@@ -156,7 +156,8 @@ impl Pool {
     /// `replay` says that the request has no body and an idempotent method, so that it may be sent twice.
     ///
     /// # Errors
-    /// Those of dialling; [`Failure::Exchange`], [`Failure::AnswerTimedOut`], [`Failure::UploadStalled`].
+    /// Those of dialling; [`Failure::Exchange`], [`Failure::AnswerTimedOut`], [`Failure::UploadStalled`],
+    /// [`Failure::UploadBroken`].
     pub(super) async fn send(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -182,6 +183,8 @@ impl Pool {
             let before = meter.bytes();
             match timeout(ANSWER, &mut exchange).await {
                 Ok(Err(Failure::Exchange { .. })) if meter.has_stalled() => return Err(Failure::UploadStalled),
+                // Whatever the backend made of it, it is not the backend's fault.
+                Ok(Err(Failure::Exchange { .. })) if meter.is_broken() => return Err(Failure::UploadBroken),
                 Ok(result) => return result,
                 Err(_) if meter.bytes() == before => return Err(Failure::AnswerTimedOut),
                 Err(_) => {}
