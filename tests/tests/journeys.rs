@@ -53,6 +53,8 @@ mod kubectl_write;
 mod live;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
+#[path = "journeys/path_bypass.rs"]
+mod path_bypass;
 #[path = "journeys/policies.rs"]
 mod policies;
 #[path = "journeys/projects.rs"]

@@ -2,7 +2,7 @@
 //!
 //! Pure. Two spellings of one path must not route differently from how the backend reads them (RFC 3986 §6.2.2).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 /// Why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -17,8 +17,12 @@ pub(super) enum PathError {
     BadEscape,
     #[error("the path is encoded twice")]
     EncodedTwice,
-    #[error("the path has a dot segment with parameters")]
+    #[error("the path has a dot segment or an empty one with parameters")]
     DotParameters,
+    #[error("the path has a dot segment between encoded slashes")]
+    EncodedDots,
+    #[error("the path has an ASCII character in more bytes than it needs")]
+    Overlong,
 }
 
 /// The path with unreserved characters decoded, dot segments resolved and slashes merged.
@@ -80,6 +84,10 @@ fn escaped(digits: &str) -> Result<u8, PathError> {
 fn check_escape(byte: u8, rest: &str) -> Result<(), PathError> {
     match byte {
         b'\\' => Err(PathError::Backslash),
+        // What lax decoders read as ASCII, as `.` or `/`, begins so (RFC 3629 §3).
+        0xc0 | 0xc1 if follows(rest, 0x80..0xc0) => Err(PathError::Overlong),
+        0xe0 if follows(rest, 0x80..0xa0) => Err(PathError::Overlong),
+        0xf0 if follows(rest, 0x80..0x90) => Err(PathError::Overlong),
         0..0x20 | 0x7f => Err(PathError::Control),
         b'%' => match rest.get(..2).map(str::to_ascii_lowercase).as_deref() {
             Some("2e" | "2f" | "5c" | "00" | "25" | "3b") => Err(PathError::EncodedTwice),
@@ -87,6 +95,12 @@ fn check_escape(byte: u8, rest: &str) -> Result<(), PathError> {
         },
         _ => Ok(()),
     }
+}
+
+/// Whether `rest` begins with an escape of one of `bytes`.
+fn follows(rest: &str, bytes: Range<u8>) -> bool {
+    let digits = rest.strip_prefix('%').and_then(|rest| rest.get(..2));
+    digits.is_some_and(|digits| escaped(digits).is_ok_and(|byte| bytes.contains(&byte)))
 }
 
 /// Removes dot segments (RFC 3986 §5.2.4) and empty ones; climbing above the root stays at the root.
@@ -99,8 +113,12 @@ fn resolve(path: &str) -> Result<String, PathError> {
             "" | "." => {}
             ".." => drop(segments.pop()),
             _ => {
-                if matches!(segment.split(';').next(), Some("." | "..")) {
+                if matches!(segment.split(';').next(), Some("" | "." | "..")) {
                     return Err(PathError::DotParameters);
+                }
+                // A backend that reads `%2F` as a separator would climb out of what was routed.
+                if segment.contains("%2F") && segment.split("%2F").any(is_dots) {
+                    return Err(PathError::EncodedDots);
                 }
                 segments.push(segment);
             }
@@ -115,6 +133,10 @@ fn resolve(path: &str) -> Result<String, PathError> {
         resolved.push('/');
     }
     Ok(resolved)
+}
+
+fn is_dots(part: &str) -> bool {
+    matches!(part.split(';').next(), Some("." | ".."))
 }
 
 #[cfg(test)]
@@ -141,6 +163,9 @@ mod tests {
         check("/a%2fb", "/a%2Fb");
         check("/a%20b", "/a%20b");
         check("/a;v=1/b", "/a;v=1/b");
+        check("/a%2Fb..%2fc", "/a%2Fb..%2Fc");
+        check("/%c3%a9%e2%82%ac%f0%9f%98%80", "/%C3%A9%E2%82%AC%F0%9F%98%80");
+        check("/%c0", "/%C0");
         check("/100%25ab", "/100%25ab");
     }
 
@@ -160,6 +185,15 @@ mod tests {
         check("/%252e%252e/x", PathError::EncodedTwice);
         check("/a/..;/b", PathError::DotParameters);
         check("/a/%2e.;x/b", PathError::DotParameters);
+        check("/;/a", PathError::DotParameters);
+        check("/a/;x=1/b", PathError::DotParameters);
+        check("/a/x%2f..%2fb", PathError::EncodedDots);
+        check("/a/..%2Fb", PathError::EncodedDots);
+        check("/a/x%2F%2e%2e;y", PathError::EncodedDots);
+        check("/%c0%ae%c0%ae/b", PathError::Overlong);
+        check("/a%C1%9cb", PathError::Overlong);
+        check("/%e0%80%ae/b", PathError::Overlong);
+        check("/%f0%80%80%ae/b", PathError::Overlong);
     }
 
     proptest! {
