@@ -33,6 +33,8 @@ mod h2_floods;
 mod h2_rules;
 #[path = "journeys/http3.rs"]
 mod http3;
+#[path = "journeys/http3_hostile.rs"]
+mod http3_hostile;
 #[path = "journeys/identity.rs"]
 mod identity;
 #[path = "journeys/isolation.rs"]
