@@ -25,6 +25,8 @@ mod durability;
 mod first;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "journeys/foreign_protocols.rs"]
+mod foreign_protocols;
 #[path = "journeys/h1_smuggling.rs"]
 mod h1_smuggling;
 #[path = "journeys/h2_floods.rs"]

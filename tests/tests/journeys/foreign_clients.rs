@@ -45,3 +45,14 @@ async fn nghttp_sees_the_trailers() {
     let text = run("nghttp", "nghttp2-client", &["-v", "--no-dep", "-H", &format!(":authority: {HOST}"), &url]).await;
     assert!(text.contains("a body") && text.contains("grpc-status: 0"), "{text}");
 }
+
+#[tokio::test]
+async fn h2load_sees_every_request_of_many_connections_answered() {
+    let office = Office::open_with("h2c", &[]).await;
+    for (scheme, address) in [("http", office.relay.addresses.http), ("https", office.relay.addresses.https)] {
+        let (url, to) = (format!("{scheme}://{HOST}:{}/name", address.port()), format!("--connect-to={address}"));
+        let text = run("h2load", "nghttp2-client", &["-n", "2000", "-c", "4", "-m", "50", &to, &url]).await;
+        let all = "2000 total, 2000 started, 2000 done, 2000 succeeded, 0 failed, 0 errored, 0 timeout";
+        assert!(text.contains(all) && text.contains("2000 2xx"), "{text}");
+    }
+}
