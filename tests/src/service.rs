@@ -68,6 +68,12 @@ impl Service {
         )
     }
 
+    /// Where it is bound.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The requests that came, as `METHOD PATH`.
     #[must_use]
     pub fn seen(&self) -> Vec<String> {

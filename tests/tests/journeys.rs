@@ -23,6 +23,8 @@ mod disk;
 mod durability;
 #[path = "journeys/first.rs"]
 mod first;
+#[path = "journeys/foreign_browser.rs"]
+mod foreign_browser;
 #[path = "journeys/foreign_clients.rs"]
 mod foreign_clients;
 #[path = "journeys/foreign_protocols.rs"]

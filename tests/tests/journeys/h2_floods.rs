@@ -253,7 +253,14 @@ async fn a_client_that_resets_what_a_backend_works_on_is_sent_away() {
         if !answered {
             break;
         }
-        scene.upstream.saw(before + at + 1).await;
+        // The relay may take note of the last reset only after it has read this request.
+        tokio::select! {
+            () = scene.upstream.saw(before + at + 1) => {}
+            end = peer.end() => {
+                assert_eq!(end, End::Closed);
+                break;
+            }
+        }
         peer.send(&frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())).await;
         tried = at;
     }
