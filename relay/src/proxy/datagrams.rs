@@ -6,14 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{
-    net::{UdpSocket, lookup_host},
-    time::timeout,
-};
+use tokio::{net::UdpSocket, time::timeout};
 
 use super::{
     Routing, affinity,
-    dial::{ADDRESSES_MAX, CONNECT},
+    dial::CONNECT,
     may_dial::{Denied, Purpose, may_dial},
 };
 use crate::route::{
@@ -60,13 +57,9 @@ pub async fn dial(routing: &Routing, upstream: &Upstream) -> Result<UdpSocket, U
         Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
         Endpoint::Host { name, port } => {
             let unknown = || Unsendable::Unknown(name.to_string());
-            let found = timeout(CONNECT, lookup_host((&**name, *port))).await;
+            let found = timeout(CONNECT, routing.names.addresses(name, *port)).await;
             let found = found.map_err(|_| unknown())?.map_err(|_| unknown())?;
-            let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
-            if addresses.is_empty() {
-                return Err(unknown());
-            }
-            connect(routing, upstream, &addresses).await
+            connect(routing, upstream, &found).await
         }
     }
 }

@@ -12,7 +12,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 use tokio_rustls::client::TlsStream;
@@ -136,13 +136,9 @@ async fn carrier(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> 
         Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
         Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
         Endpoint::Host { name, port } => {
-            let unknown = |source| Failure::Unknown { name: name.to_string(), source };
-            let found = lookup_host((&**name, *port)).await.map_err(|error| unknown(Some(error)))?;
-            let addresses: Vec<SocketAddr> = found.collect();
-            if addresses.is_empty() {
-                return Err(unknown(None));
-            }
-            connect(routing, upstream, &addresses).await
+            let found = routing.names.addresses(name, *port).await;
+            let unknown = |error| Failure::Unknown { name: name.to_string(), source: Some(error) };
+            connect(routing, upstream, &found.map_err(unknown)?).await
         }
     }
 }

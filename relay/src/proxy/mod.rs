@@ -16,6 +16,7 @@ mod grpc_web;
 mod headers;
 pub mod may_dial;
 mod mirror;
+mod names;
 mod path;
 mod record;
 mod request;
@@ -42,6 +43,7 @@ use self::{
     exchange::{Answered, Exchange, Sent},
     may_dial::DialPolicy,
     mirror::Mirrors,
+    names::Names,
     record::Record,
     request::Asked,
     upgrade::Upgrade,
@@ -74,6 +76,7 @@ pub struct Routing {
     /// Endpoints that are to be asked for their health from now on.
     watched: mpsc::UnboundedSender<Watched>,
     to_watch: Mutex<Option<mpsc::UnboundedReceiver<Watched>>>,
+    names: Names,
 }
 
 impl Routing {
@@ -88,6 +91,7 @@ impl Routing {
             dial_policy: ArcSwap::from_pointee(dial_policy),
             tunnels,
             client_configs,
+            names: Names::default(),
             started: clock::instant(),
             fleets: Mutex::default(),
             watched,
