@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::net::UdpSocket;
 
 use super::{
     Routing, affinity,
-    dial::CONNECT,
     may_dial::{Denied, Purpose, may_dial},
+    names::Unresolved,
 };
 use crate::route::{
     fleet::Ask,
@@ -25,8 +25,8 @@ pub enum Unsendable {
     Node,
     #[error("the backend may not be reached: {0}")]
     Denied(#[from] Denied),
-    #[error("the backend's name {0} does not resolve")]
-    Unknown(String),
+    #[error("the backend's name {0} {1}")]
+    Unknown(String, Unresolved),
     #[error("no socket can be had: {}", .0.kind())]
     Socket(#[from] io::Error),
 }
@@ -56,9 +56,8 @@ pub async fn dial(routing: &Routing, upstream: &Upstream) -> Result<UdpSocket, U
         Endpoint::Node(_) => Err(Unsendable::Node),
         Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
         Endpoint::Host { name, port } => {
-            let unknown = || Unsendable::Unknown(name.to_string());
-            let found = timeout(CONNECT, routing.names.addresses(name, *port)).await;
-            let found = found.map_err(|_| unknown())?.map_err(|_| unknown())?;
+            let found = routing.names.addresses(name, *port, None).await;
+            let found = found.map_err(|why| Unsendable::Unknown(name.to_string(), why))?;
             connect(routing, upstream, &found).await
         }
     }

@@ -136,8 +136,8 @@ async fn carrier(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> 
         Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
         Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
         Endpoint::Host { name, port } => {
-            let found = routing.names.addresses(name, *port).await;
-            let unknown = |error| Failure::Unknown { name: name.to_string(), source: Some(error) };
+            let found = routing.names.addresses(name, *port, None).await;
+            let unknown = |why| Failure::Unknown { name: name.to_string(), why };
             connect(routing, upstream, &found.map_err(unknown)?).await
         }
     }

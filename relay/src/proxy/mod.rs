@@ -16,7 +16,7 @@ mod grpc_web;
 mod headers;
 pub mod may_dial;
 mod mirror;
-mod names;
+pub mod names;
 mod path;
 mod record;
 mod request;

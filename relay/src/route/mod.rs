@@ -10,6 +10,7 @@ pub mod filter;
 pub mod fleet;
 mod health;
 pub mod host;
+pub mod lookup;
 pub mod maglev;
 pub mod matcher;
 mod paths;
