@@ -63,6 +63,8 @@ mod seeds;
 mod seeds_guides;
 #[path = "journeys/seeds_traffic.rs"]
 mod seeds_traffic;
+#[path = "journeys/sessions.rs"]
+mod sessions;
 #[path = "journeys/tunnel_port.rs"]
 mod tunnel_port;
 #[path = "journeys/watching.rs"]

@@ -103,11 +103,34 @@ impl Fleet {
     /// # Errors
     /// 503: none is healthy, or the backend has enough to do.
     pub fn choose(self: &Arc<Self>, ask: &Ask) -> Result<(Arc<Upstream>, Held), Answer> {
+        self.take(ask, |state| self.pick(state, ask))
+    }
+
+    /// The endpoint at `index`, whoever's turn it is.
+    ///
+    /// # Errors
+    /// 503: it is not there, or it or the backend has enough to do.
+    pub fn hold(self: &Arc<Self>, index: usize, ask: &Ask) -> Result<(Arc<Upstream>, Held), Answer> {
+        self.take(ask, |_| Some(index).filter(|&index| index < self.upstreams.len()))
+    }
+
+    /// Whether the endpoint at `index` counts as healthy.
+    #[must_use]
+    pub fn is_well(&self, index: usize, now: Duration) -> bool {
+        let is_well = |state: &State| state.members.get(index).is_some_and(|member| member.is_healthy(now));
+        self.traffic.health.is_none() || is_well(&self.state(now))
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        ask: &Ask,
+        pick: impl FnOnce(&State) -> Option<usize>,
+    ) -> Result<(Arc<Upstream>, Held), Answer> {
         let state = self.state(ask.now);
         let taken = state.load.take(self.most(), ask.is_retry);
         taken.map_err(|text| Answer { status: 503, text: text.into() })?;
         let give_back = || state.load.give_back(ask.is_retry);
-        let Some(index) = self.pick(&state, ask) else {
+        let Some(index) = pick(&state) else {
             give_back();
             return Err(Answer { status: 503, text: "no endpoint of the backend is healthy".into() });
         };

@@ -15,6 +15,7 @@ pub mod maglev;
 pub mod matcher;
 mod paths;
 pub mod rank;
+pub mod session;
 pub mod table;
 pub mod target;
 pub mod tls;

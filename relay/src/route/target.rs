@@ -8,6 +8,7 @@ use super::{
     balance,
     filter::{Filters, Retry, Timeouts},
     fleet::{Ask, Fleet, Held},
+    session::Session,
     tls::{Certified, UpstreamTls},
     traffic::Traffic,
 };
@@ -183,6 +184,7 @@ pub struct Rule {
     pub filters: Filters,
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
+    pub session: Option<Arc<Session>>,
 }
 
 impl Rule {
@@ -190,7 +192,7 @@ impl Rule {
     #[must_use]
     pub fn new(project: ProjectName, route: Arc<str>, backends: Vec<Backend>) -> Self {
         let (answers, filters, timeouts) = (Answers::default(), Filters::default(), Timeouts::default());
-        Self { project, route, backends, answers, filters, timeouts, retry: None }
+        Self { project, route, backends, answers, filters, timeouts, retry: None, session: None }
     }
 
     /// Chooses the backend by weight, by the uniformly random `seed`; `None` without backends, or when all weights are
@@ -256,6 +258,27 @@ impl Backend {
             Target::Upstreams(_) | Target::Answer(_) => {
                 self.endpoint(ask.seed).map(|upstream| (upstream.clone(), None))
             }
+        }
+    }
+
+    /// The endpoint at `index`, whoever's turn it is, within the limits of the policies.
+    ///
+    /// # Errors
+    /// 503: it has enough to do, or is not there.
+    pub fn hold(&self, index: usize, ask: &Ask) -> Result<(Arc<Upstream>, Option<Held>), Answer> {
+        if let Target::Fleet(fleet) = &self.target {
+            return fleet.hold(index, ask).map(|(upstream, held)| (upstream, Some(held)));
+        }
+        let gone = || Answer { status: 503, text: "the endpoint of the session is gone".into() };
+        self.target.upstreams().get(index).map(|upstream| (upstream.clone(), None)).ok_or_else(gone)
+    }
+
+    /// Whether the endpoint at `index` may get requests at the time `now`, as far as its policies know.
+    #[must_use]
+    pub fn is_well(&self, index: usize, now: Duration) -> bool {
+        match &self.target {
+            Target::Fleet(fleet) => fleet.is_well(index, now),
+            Target::Upstreams(_) | Target::Answer(_) => true,
         }
     }
 

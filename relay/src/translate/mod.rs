@@ -21,6 +21,7 @@ mod listeners;
 mod owners;
 mod routes;
 mod services;
+mod sessions;
 mod snapshot;
 mod traffic;
 pub mod unbuilt;

@@ -22,6 +22,7 @@ mod backend_traffic;
 mod extensions;
 mod incremental;
 mod listeners;
+mod sessions;
 mod unserved;
 
 const GROUP: &str = "gateway.networking.k8s.io/v1";

@@ -84,14 +84,12 @@ const FILTERS: &[&str] = &[
 const HTTP_ROUTE: &[Row] = &[
     only("spec.useDefaultGateways", &["None"], VALUE),
     only("spec.rules[].filters[].type", FILTERS, VALUE),
-    stops("spec.rules[].sessionPersistence", VALUE),
     only("spec.rules[].backendRefs[].filters[].type", FILTERS, VALUE),
 ];
 
 const GRPC_ROUTE: &[Row] = &[
     only("spec.useDefaultGateways", &["None"], VALUE),
     only("spec.rules[].filters[].type", FILTERS, VALUE),
-    stops("spec.rules[].sessionPersistence", VALUE),
     only("spec.rules[].backendRefs[].filters[].type", FILTERS, VALUE),
 ];
 
@@ -290,13 +288,13 @@ mod tests {
             "rules": [
                 {"filters": filter},
                 {"timeouts": {"request": "1s"}, "retry": {}, "backendRefs": [{}, {"filters": filter}]},
-                {"sessionPersistence": {}},
+                {"filters": [{"type": "ExternalAuth"}]},
             ],
         });
         let want = [
             "spec.useDefaultGateways (All)",
             "spec.rules[0].filters[1].type (ExternalAuth)",
-            "spec.rules[2].sessionPersistence",
+            "spec.rules[2].filters[0].type (ExternalAuth)",
             "spec.rules[1].backendRefs[1].filters[1].type (ExternalAuth)",
         ];
         check(Kind::HttpRoute, &spec, &want);
@@ -354,11 +352,11 @@ mod tests {
 
     #[test]
     fn no_object_makes_the_list_long_or_a_path_unreadable() {
-        let rules: Vec<Value> = (0..100).map(|_| json!({"sessionPersistence": {"attempts": 1}})).collect();
+        let rules: Vec<Value> = (0..100).map(|_| json!({"filters": [{"type": "Odd"}]})).collect();
         let object = json!({"spec": {"rules": rules}});
         assert_eq!(unserved(Kind::HttpRoute, &object).len(), PATHS_MAX);
-        assert!(sentence(&find(Kind::HttpRoute, &object)).ends_with("rules[15].sessionPersistence and 84 more"));
-        let rules: Vec<Value> = (0..FOUND_MAX + 9).map(|_| json!({"sessionPersistence": {}})).collect();
+        assert!(sentence(&find(Kind::HttpRoute, &object)).ends_with("rules[15].filters[0].type (Odd) and 84 more"));
+        let rules: Vec<Value> = (0..FOUND_MAX + 9).map(|_| json!({"filters": [{"type": "Odd"}]})).collect();
         let found = find(Kind::HttpRoute, &json!({"spec": {"rules": rules}}));
         assert_eq!((found.len(), &*found[FOUND_MAX].path), (FOUND_MAX + 1, "too many fields"));
         let long = format!("\n{}", "x".repeat(10_000));

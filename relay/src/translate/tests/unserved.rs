@@ -29,7 +29,7 @@ pub(super) fn with(more: Vec<(Kind, Value)>) -> Translation {
     one(snapshot_with(more))
 }
 
-fn rule() -> Value {
+pub(super) fn rule() -> Value {
     json!({"backendRefs": [{"kind": "Backend", "name": "office", "port": 80}]})
 }
 
@@ -42,7 +42,7 @@ pub(super) fn json_of(translation: &Translation, kind: Kind, name: &str) -> Valu
 #[test]
 fn a_route_that_says_more_than_is_served_is_refused_at_each_parent_and_serves_nothing() {
     let mut strict = rule();
-    strict["sessionPersistence"] = json!({});
+    strict["filters"] = json!([{"type": "ExternalAuth"}]);
     let parents = json!([{"name": "default"}, {"name": "default", "sectionName": "http"}, {"name": "nowhere"}]);
     let spec = json!({"parentRefs": parents, "hostnames": ["a.com"], "rules": [rule(), strict]});
     let translation = with(vec![whole(Kind::HttpRoute, "r", &spec)]);
@@ -51,7 +51,8 @@ fn a_route_that_says_more_than_is_served_is_refused_at_each_parent_and_serves_no
     let accepted: Vec<_> = parents.iter().map(|parent| brief(&parent.conditions)[0].clone()).collect();
     let [refused, nowhere] = ["Accepted=False/UnsupportedValue", "Accepted=False/NoMatchingParent"];
     assert_eq!(accepted, [refused, refused, nowhere]);
-    assert_eq!(message(&parents[0].conditions, "Accepted"), "not served yet: spec.rules[1].sessionPersistence");
+    let said = message(&parents[0].conditions, "Accepted");
+    assert!(said.starts_with("not served yet: spec.rules[1].filters[0].type (ExternalAuth)"), "{said}");
     assert_eq!(translation.gateway("default").listeners[0].attached_routes, 0);
 }
 
