@@ -21,6 +21,8 @@ mod crowd;
 mod disk;
 #[path = "journeys/durability.rs"]
 mod durability;
+#[path = "journeys/dynamic.rs"]
+mod dynamic;
 #[path = "journeys/first.rs"]
 mod first;
 #[path = "journeys/foreign_clients.rs"]

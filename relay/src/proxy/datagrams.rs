@@ -23,6 +23,8 @@ use crate::route::{
 pub enum Unsendable {
     #[error("the endpoint is behind a node, and tunnels carry no datagrams for routes yet")]
     Node,
+    #[error("the backend goes by the host that requests name, and datagrams name none")]
+    NoHost,
     #[error("the backend may not be reached: {0}")]
     Denied(#[from] Denied),
     #[error("the backend's name {0} {1}")]
@@ -55,8 +57,9 @@ pub async fn dial(routing: &Routing, upstream: &Upstream) -> Result<UdpSocket, U
     match &upstream.endpoint {
         Endpoint::Node(_) => Err(Unsendable::Node),
         Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
-        Endpoint::Host { name, port } => {
-            let found = routing.names.addresses(name, *port, None).await;
+        Endpoint::Asked { .. } => Err(Unsendable::NoHost),
+        Endpoint::Host { name, port, lookup } => {
+            let found = routing.names.addresses(name, *port, lookup.as_ref()).await;
             let found = found.map_err(|why| Unsendable::Unknown(name.to_string(), why))?;
             connect(routing, upstream, &found).await
         }

@@ -115,7 +115,7 @@ async fn connected(
         Ok(result) => result,
         Err(_) => Err(match &upstream.endpoint {
             Endpoint::Node(target) => DialError::TimedOut { node: target.node.clone() }.into(),
-            Endpoint::Address(_) | Endpoint::Host { .. } => Failure::ConnectTimedOut,
+            Endpoint::Address(_) | Endpoint::Host { .. } | Endpoint::Asked { .. } => Failure::ConnectTimedOut,
         }),
     }
 }
@@ -135,8 +135,10 @@ async fn carrier(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> 
     match &upstream.endpoint {
         Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
         Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
-        Endpoint::Host { name, port } => {
-            let found = routing.names.addresses(name, *port, None).await;
+        // Requests are sent towards the host that they name; what else there is names none.
+        Endpoint::Asked { .. } => Err(Failure::Internal),
+        Endpoint::Host { name, port, lookup } => {
+            let found = routing.names.addresses(name, *port, lookup.as_ref()).await;
             let unknown = |why| Failure::Unknown { name: name.to_string(), why };
             connect(routing, upstream, &found.map_err(unknown)?).await
         }
@@ -260,7 +262,7 @@ mod tests {
     }
 
     fn upstream() -> Upstream {
-        let endpoint = Endpoint::Host { name: "a.example".into(), port: 80 };
+        let endpoint = Endpoint::Host { name: "a.example".into(), port: 80, lookup: None };
         Upstream {
             project: ProjectName::default(),
             endpoint,

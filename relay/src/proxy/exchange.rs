@@ -159,6 +159,7 @@ impl Exchange<'_> {
         if upgrades && upstream.protocol == crate::route::target::Protocol::Http2 {
             return Err(Failure::UpgradeUnsupported);
         }
+        let upstream = upstream.towards(sent.asked.authority.host());
         let upstream = &upstream.on_behalf_of(self.client.address, self.client.local);
         let replay = bodiless && sent.parts.method.is_idempotent();
         let request = self.request(sent, upstream, body, bodiless, upgrades)?;
@@ -204,6 +205,7 @@ impl Exchange<'_> {
             // A mirror that leads nowhere says so in the route's status.
             let Ok(upstream) = one.backend.endpoint(rand::random()) else { continue };
             if let Ok(request) = self.request(sent.clone(), upstream, body.copy(), bodiless, false) {
+                let upstream = upstream.clone().towards(sent.asked.authority.host());
                 let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
                 self.proxy.mirrors.send(upstream, self.client.address, request);
             }

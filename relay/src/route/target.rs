@@ -1,6 +1,11 @@
 //! Where a rule sends requests: backends with weights, their endpoints, and how to speak to them.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use underpass_shared::identity::{NodeName, ProjectName};
 
@@ -8,6 +13,7 @@ use super::{
     balance,
     filter::{Filters, Retry, Timeouts},
     fleet::{Ask, Fleet, Held},
+    lookup::Lookup,
     session::Session,
     tls::{Certified, UpstreamTls},
     traffic::Traffic,
@@ -23,9 +29,15 @@ pub enum Endpoint {
     /// A service behind an agent.
     Node(FlowTarget),
     Address(SocketAddr),
-    /// A DNS name, resolved when a connection is made.
+    /// A DNS name, resolved when a connection is made; with `lookup` one that a request named.
     Host {
         name: Box<str>,
+        port: u16,
+        lookup: Option<Arc<Lookup>>,
+    },
+    /// Whatever host a request names, at this port: see [`Upstream::towards`].
+    Asked {
+        lookup: Arc<Lookup>,
         port: u16,
     },
 }
@@ -35,7 +47,8 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Node(target) => write!(f, "node {} port {}", target.node, target.port),
             Self::Address(address) => address.fmt(f),
-            Self::Host { name, port } => write!(f, "{name}:{port}"),
+            Self::Host { name, port, .. } => write!(f, "{name}:{port}"),
+            Self::Asked { port, .. } => write!(f, "the request's host, port {port}"),
         }
     }
 }
@@ -123,6 +136,25 @@ impl Upstream {
                 Arc::new(Self { announces, ..Self::clone(self) })
             }
         }
+    }
+}
+
+impl Upstream {
+    /// The same upstream for a request to `host`, a name or an address as it stands in an authority: another one where
+    /// requests name their hosts. Over TLS that is the name to be verified, unless a policy has set one.
+    #[must_use]
+    pub fn towards(self: Arc<Self>, host: &str) -> Arc<Self> {
+        let Endpoint::Asked { lookup, port } = &self.endpoint else { return self };
+        let name = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+        let tls = self.tls.as_ref().map(|tls| match &*tls.server_name {
+            "" => Arc::new(UpstreamTls { server_name: name.as_str().into(), ..UpstreamTls::clone(tls) }),
+            _ => tls.clone(),
+        });
+        let endpoint = match name.parse::<IpAddr>() {
+            Ok(ip) => Endpoint::Address(SocketAddr::new(ip, *port)),
+            Err(_) => Endpoint::Host { name: name.into(), port: *port, lookup: Some(lookup.clone()) },
+        };
+        Arc::new(Self { endpoint, tls, ..Self::clone(&self) })
     }
 }
 
@@ -333,6 +365,11 @@ impl Target {
             Self::Upstreams(_) => traffic.clone(),
             Self::Fleet(fleet) => join(&fleet.traffic, traffic),
         };
+        let mut joined = joined;
+        if self.upstreams().iter().any(|upstream| matches!(upstream.endpoint, Endpoint::Asked { .. })) {
+            // One host that fails says nothing of the others.
+            joined.health = None;
+        }
         let announces = joined.announce.map(|version| Announces { version, of: None });
         let told = |upstream: &Arc<Upstream>| {
             let link = joined.link.over(upstream.link);

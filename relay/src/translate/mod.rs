@@ -10,6 +10,7 @@ mod backend_traffic;
 mod backends;
 mod certificates;
 mod conditions;
+mod dynamic;
 mod extensions;
 mod filters;
 mod gateway_classes;

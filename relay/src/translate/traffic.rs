@@ -258,7 +258,7 @@ fn duration(text: &str, name: &'static str) -> Result<Duration, TrafficError> {
 }
 
 /// A duration as Go writes it, such as `1h30m` or `1.5s`, without a sign.
-fn go_duration(text: &str) -> Option<Duration> {
+pub(super) fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     while !rest.is_empty() {

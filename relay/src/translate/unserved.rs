@@ -116,8 +116,7 @@ const GATEWAY_CLASS: &[Row] = &[
     harmless("spec.parametersRef"),
 ];
 
-const BACKEND: &[Row] =
-    &[only("spec.protocol", &["", "plain", "h2c", "tls", "h2"], VALUE), stops("spec.dynamicProxy", VALUE)];
+const BACKEND: &[Row] = &[only("spec.protocol", &["", "plain", "h2c", "tls", "h2"], VALUE)];
 
 /// No option is defined; one that tightens TLS elsewhere is missed here, and nothing is opened by it.
 const BACKEND_TLS_POLICY: &[Row] = &[harmless("spec.options")];
@@ -335,11 +334,7 @@ mod tests {
     #[test]
     fn the_other_kinds_say_what_they_say_in_vain() {
         check(Kind::Backend, &json!({"protocol": "h2c"}), &[]);
-        check(
-            Kind::Backend,
-            &json!({"protocol": "smtp", "dynamicProxy": {}}),
-            &["spec.protocol (smtp)", "spec.dynamicProxy"],
-        );
+        check(Kind::Backend, &json!({"protocol": "smtp", "dynamicProxy": {}}), &["spec.protocol (smtp)"]);
         check(Kind::TunnelNode, &json!({"egressGateway": {"enabled": false}, "routes": []}), &[]);
         let node = json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"], "defaultUpstream": "a:1"});
         check(Kind::TunnelNode, &node, &["spec.egressGateway.enabled", "spec.routes", "spec.defaultUpstream"]);
