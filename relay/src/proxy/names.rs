@@ -164,7 +164,7 @@ fn build(config: ResolverConfig, options: ResolverOpts, hosts: &[u8]) -> Result<
     Ok(resolver)
 }
 
-/// The answer, and how long it counts.
+/// The answer, and how long it counts from the question on.
 async fn ask(resolver: &TokioResolver, name: &str, lookup: Option<&Lookup>) -> (Answer, Duration) {
     let (complete, limit) = match lookup {
         None => (name.to_owned(), RESOLVE),
@@ -186,14 +186,14 @@ async fn ask(resolver: &TokioResolver, name: &str, lookup: Option<&Lookup>) -> (
         }
         Ok(Err(error)) => {
             tracing::debug!(%error, name, "a name could not be resolved");
-            let why = match error {
-                NetError::Dns(_) => Unresolved::Refused,
-                NetError::Proto(_) => Unresolved::NotAName,
-                _ => Unresolved::Silent,
-            };
-            (Err(why), TROUBLE_AGE)
+            match error {
+                NetError::Dns(_) => (Err(Unresolved::Refused), TROUBLE_AGE),
+                NetError::Proto(_) => (Err(Unresolved::NotAName), TROUBLE_AGE),
+                _ => (Err(Unresolved::Silent), limit + TROUBLE_AGE),
+            }
         }
-        Err(_) => (Err(Unresolved::Silent), TROUBLE_AGE),
+        // Known only when the time for it is over.
+        Err(_) => (Err(Unresolved::Silent), limit + TROUBLE_AGE),
     }
 }
 
