@@ -70,6 +70,8 @@ pub enum Failure {
     Handshake,
     #[error("the backend speaks HTTP/2, over which WebSockets are not supported yet")]
     UpgradeUnsupported,
+    #[error("the request has come back to the gateway that sent it to the host it names")]
+    Loop,
     #[error("the gateway could not forward the request")]
     Internal,
 }
@@ -115,6 +117,7 @@ impl Failure {
             | Self::UnaskedUpgrade
             | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -16,7 +16,7 @@ use super::{
     Client, Proxy,
     answer::Failure,
     body::{ClientBody, Meter, RequestBody},
-    mirror, prepare,
+    forward, mirror, prepare,
     request::Asked,
     session::{self, Pinned},
     upgrade,
@@ -136,7 +136,7 @@ impl Exchange<'_> {
 
     async fn attempt(
         &self,
-        sent: Sent,
+        mut sent: Sent,
         (body, bodiless): (RequestBody, bool),
         upgrades: bool,
         (is_retry, until): (bool, Option<Instant>),
@@ -159,7 +159,7 @@ impl Exchange<'_> {
         if upgrades && upstream.protocol == crate::route::target::Protocol::Http2 {
             return Err(Failure::UpgradeUnsupported);
         }
-        let upstream = upstream.towards(sent.asked.authority.host());
+        let upstream = forward::towards(&routing.pseudonym, upstream, &mut sent)?;
         let upstream = &upstream.on_behalf_of(self.client.address, self.client.local);
         let replay = bodiless && sent.parts.method.is_idempotent();
         let request = self.request(sent, upstream, body, bodiless, upgrades)?;
@@ -204,8 +204,10 @@ impl Exchange<'_> {
         for one in mirrors.iter().filter(|one| mirror::is_due(one, rand::random())) {
             // A mirror that leads nowhere says so in the route's status.
             let Ok(upstream) = one.backend.endpoint(rand::random()) else { continue };
-            if let Ok(request) = self.request(sent.clone(), upstream, body.copy(), bodiless, false) {
-                let upstream = upstream.clone().towards(sent.asked.authority.host());
+            let mut sent = sent.clone();
+            let towards = forward::towards(&self.proxy.routing.pseudonym, upstream.clone(), &mut sent);
+            let Ok(upstream) = towards else { continue };
+            if let Ok(request) = self.request(sent, &upstream, body.copy(), bodiless, false) {
                 let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
                 self.proxy.mirrors.send(upstream, self.client.address, request);
             }

@@ -12,6 +12,7 @@ pub mod datagrams;
 pub mod dial;
 mod exchange;
 mod filters;
+mod forward;
 mod grpc_web;
 mod headers;
 pub mod may_dial;
@@ -42,6 +43,7 @@ use self::{
     body::{ClientBody, ResponseBody},
     compression::Asks,
     exchange::{Answered, Exchange, Sent},
+    forward::Pseudonym,
     may_dial::DialPolicy,
     mirror::Mirrors,
     names::Names,
@@ -80,6 +82,7 @@ pub struct Routing {
     to_watch: Mutex<Option<mpsc::UnboundedReceiver<Watched>>>,
     names: Names,
     sessions: Sessions,
+    pseudonym: Pseudonym,
 }
 
 impl Routing {
@@ -96,6 +99,7 @@ impl Routing {
             client_configs,
             names: Names::default(),
             sessions: Sessions::new(&rand::random()),
+            pseudonym: Pseudonym::default(),
             started: clock::instant(),
             fleets: Mutex::default(),
             watched,

@@ -1,6 +1,6 @@
 //! `dynamicProxy`, as its user meets it: a forward proxy that goes where a request names, and nowhere it must not.
 
-use underpass_tests::{client, manifest, office::Office, relay::Relay};
+use underpass_tests::{client, eventually::eventually, gate::Gate, manifest, office::Office, relay::Relay};
 
 /// A route for every host to a Backend without endpoints and settings, as its documentation has it.
 fn forward_proxy(port: u16) -> String {
@@ -29,6 +29,14 @@ async fn a_request_goes_to_the_host_that_it_names() {
     }
     let rewritten = client::get(office.relay.addresses.http, "x.invalid", "/rewritten").await.unwrap();
     assert_eq!((rewritten.status.as_u16(), rewritten.text()), (200, "office".to_owned()), "the host after rewrites");
+    // Its own address is never dialled, but who knows all addresses that lead back to it?
+    let gate = Gate::to(office.relay.addresses.http).await;
+    office.relay.cli().apply(&forward_proxy(gate.address().port())).await;
+    eventually("a request that goes round is answered once", async || {
+        let answer = client::get(office.relay.addresses.http, "round.localhost", "/name").await.unwrap();
+        if answer.status == 508 { Ok(()) } else { Err(format!("{} {}", answer.status, answer.text())) }
+    })
+    .await;
     let cases = [
         ("x.invalid", 503, "the backend's name x.invalid does not exist"),
         ("169.254.169.254", 502, "the backend may not be reached: its address is link-local, which is never dialled"),
