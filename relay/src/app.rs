@@ -32,7 +32,7 @@ use crate::{
     enrolment::Enrolment,
     listener::{self, Gateway},
     ports::Ports,
-    proxy::{Routing, checks, may_dial::DialPolicy},
+    proxy::{Routing, checks, may_dial::DialPolicy, session::Sessions},
     store::Store,
     translate::Settings,
     tunnel::{Acceptor, TunnelPort, Tunnels},
@@ -122,7 +122,9 @@ impl Relay {
             own: vec![api_address, bound],
             overlays: Vec::new(),
         };
-        let gateway = Gateway::new(Arc::new(Routing::new(tunnels.clone(), dial_policy.clone())));
+        let routing = Routing::new(tunnels.clone(), dial_policy.clone());
+        let routing = routing.with_sessions(Sessions::load_or_create(&store).await?);
+        let gateway = Gateway::new(Arc::new(routing));
         let certified = authority.gateway_certificate(&[], now)?;
         gateway.tls.store(Some(listener::tls::server_config(certified.chain, certified.key)?));
         let controller = Controller::new(Parts {

@@ -21,6 +21,8 @@ mod crowd;
 mod disk;
 #[path = "journeys/durability.rs"]
 mod durability;
+#[path = "journeys/dynamic.rs"]
+mod dynamic;
 #[path = "journeys/first.rs"]
 mod first;
 #[path = "journeys/foreign_browser.rs"]
@@ -77,6 +79,8 @@ mod seeds;
 mod seeds_guides;
 #[path = "journeys/seeds_traffic.rs"]
 mod seeds_traffic;
+#[path = "journeys/sessions.rs"]
+mod sessions;
 #[path = "journeys/tunnel_port.rs"]
 mod tunnel_port;
 #[path = "journeys/watching.rs"]

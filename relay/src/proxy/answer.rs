@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{body::ResponseBody, may_dial::Denied, request::Refusal, upstream_tls::TlsFault};
+use super::{body::ResponseBody, may_dial::Denied, names::Unresolved, request::Refusal, upstream_tls::TlsFault};
 use crate::tunnel::DialError;
 
 /// What a client understands an answer in.
@@ -46,8 +46,8 @@ pub enum Failure {
     Tunnel(#[from] DialError),
     #[error("the backend may not be reached: {0}")]
     Denied(#[from] Denied),
-    #[error("the backend's name {name} does not resolve")]
-    Unknown { name: String, source: Option<io::Error> },
+    #[error("the backend's name {name} {why}")]
+    Unknown { name: String, why: Unresolved },
     #[error("the backend does not accept connections: {}", source.kind())]
     Connect { source: io::Error },
     #[error("the backend did not accept a connection in time")]
@@ -72,6 +72,8 @@ pub enum Failure {
     Handshake,
     #[error("the backend speaks HTTP/2, over which WebSockets are not supported yet")]
     UpgradeUnsupported,
+    #[error("the request has come back to the gateway that sent it to the host it names")]
+    Loop,
     #[error("the gateway could not forward the request")]
     Internal,
 }
@@ -99,7 +101,9 @@ impl Failure {
             Self::Unresolved { status, .. } => {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
-            Self::Tunnel(DialError::NodeAway { .. } | DialError::Overloaded { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Tunnel(DialError::NodeAway { .. } | DialError::Overloaded { .. }) | Self::Unknown { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Tunnel(DialError::TimedOut { .. })
             | Self::ConnectTimedOut
             | Self::AnswerTimedOut
@@ -108,7 +112,6 @@ impl Failure {
                 DialError::Refused { .. } | DialError::NotPublished { .. } | DialError::Unreachable { .. },
             )
             | Self::Denied(_)
-            | Self::Unknown { .. }
             | Self::Connect { .. }
             | Self::Tls(_)
             | Self::Exchange { .. }
@@ -116,6 +119,7 @@ impl Failure {
             | Self::UnaskedUpgrade
             | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -145,7 +145,8 @@ fn request(
     let name = match (host.map(HeaderValue::to_str), &upstream.endpoint) {
         (Some(Ok(host)), _) => host.to_owned(),
         (_, Endpoint::Address(address)) => address.to_string(),
-        (_, Endpoint::Host { name, port }) => format!("{name}:{port}"),
+        (_, Endpoint::Host { name, port, .. }) => format!("{name}:{port}"),
+        (_, Endpoint::Asked { port, .. }) => format!("localhost:{port}"),
         (_, Endpoint::Node(target)) => format!("localhost:{}", target.port),
     };
     let mut request = Request::new(Full::default());

@@ -6,15 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{
-    net::{UdpSocket, lookup_host},
-    time::timeout,
-};
+use tokio::net::UdpSocket;
 
 use super::{
     Routing, affinity,
-    dial::{ADDRESSES_MAX, CONNECT},
     may_dial::{Denied, Purpose, may_dial},
+    names::Unresolved,
 };
 use crate::route::{
     fleet::Ask,
@@ -26,10 +23,12 @@ use crate::route::{
 pub enum Unsendable {
     #[error("the endpoint is behind a node, and tunnels carry no datagrams for routes yet")]
     Node,
+    #[error("the backend goes by the host that requests name, and datagrams name none")]
+    NoHost,
     #[error("the backend may not be reached: {0}")]
     Denied(#[from] Denied),
-    #[error("the backend's name {0} does not resolve")]
-    Unknown(String),
+    #[error("the backend's name {0} {1}")]
+    Unknown(String, Unresolved),
     #[error("no socket can be had: {}", .0.kind())]
     Socket(#[from] io::Error),
 }
@@ -58,15 +57,11 @@ pub async fn dial(routing: &Routing, upstream: &Upstream) -> Result<UdpSocket, U
     match &upstream.endpoint {
         Endpoint::Node(_) => Err(Unsendable::Node),
         Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
-        Endpoint::Host { name, port } => {
-            let unknown = || Unsendable::Unknown(name.to_string());
-            let found = timeout(CONNECT, lookup_host((&**name, *port))).await;
-            let found = found.map_err(|_| unknown())?.map_err(|_| unknown())?;
-            let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
-            if addresses.is_empty() {
-                return Err(unknown());
-            }
-            connect(routing, upstream, &addresses).await
+        Endpoint::Asked { .. } => Err(Unsendable::NoHost),
+        Endpoint::Host { name, port, lookup } => {
+            let found = routing.names.addresses(name, *port, lookup.as_ref()).await;
+            let found = found.map_err(|why| Unsendable::Unknown(name.to_string(), why))?;
+            connect(routing, upstream, &found).await
         }
     }
 }

@@ -12,7 +12,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 use tokio_rustls::client::TlsStream;
@@ -115,7 +115,7 @@ async fn connected(
         Ok(result) => result,
         Err(_) => Err(match &upstream.endpoint {
             Endpoint::Node(target) => DialError::TimedOut { node: target.node.clone() }.into(),
-            Endpoint::Address(_) | Endpoint::Host { .. } => Failure::ConnectTimedOut,
+            Endpoint::Address(_) | Endpoint::Host { .. } | Endpoint::Asked { .. } => Failure::ConnectTimedOut,
         }),
     }
 }
@@ -135,14 +135,12 @@ async fn carrier(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> 
     match &upstream.endpoint {
         Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
         Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
-        Endpoint::Host { name, port } => {
-            let unknown = |source| Failure::Unknown { name: name.to_string(), source };
-            let found = lookup_host((&**name, *port)).await.map_err(|error| unknown(Some(error)))?;
-            let addresses: Vec<SocketAddr> = found.collect();
-            if addresses.is_empty() {
-                return Err(unknown(None));
-            }
-            connect(routing, upstream, &addresses).await
+        // Requests are sent towards the host that they name; what else there is names none.
+        Endpoint::Asked { .. } => Err(Failure::Internal),
+        Endpoint::Host { name, port, lookup } => {
+            let found = routing.names.addresses(name, *port, lookup.as_ref()).await;
+            let unknown = |why| Failure::Unknown { name: name.to_string(), why };
+            connect(routing, upstream, &found.map_err(unknown)?).await
         }
     }
 }
@@ -264,7 +262,7 @@ mod tests {
     }
 
     fn upstream() -> Upstream {
-        let endpoint = Endpoint::Host { name: "a.example".into(), port: 80 };
+        let endpoint = Endpoint::Host { name: "a.example".into(), port: 80, lookup: None };
         Upstream {
             project: ProjectName::default(),
             endpoint,

@@ -16,8 +16,9 @@ use super::{
     Client, Proxy,
     answer::Failure,
     body::{BodyError, ClientBody, Meter, RequestBody, next_frame},
-    mirror, prepare,
+    forward, mirror, prepare,
     request::Asked,
+    session::{self, Pinned},
     upgrade,
     upstream::Reply,
 };
@@ -47,6 +48,8 @@ pub(super) struct Answered {
     pub(super) deadline: Option<Instant>,
     /// The endpoint, which has it to do as long as this is held.
     pub(super) held: Option<Held>,
+    /// Where the endpoint is, if the rule keeps sessions.
+    pub(super) place: Option<u64>,
 }
 
 /// What does not change between attempts.
@@ -62,6 +65,8 @@ pub(super) struct Exchange<'a> {
     pub(super) arrived: Instant,
     /// What the request has in common with others that go to the same endpoint.
     pub(super) key: Option<u64>,
+    /// Where the client's session is.
+    pub(super) pinned: Option<&'a Pinned>,
 }
 
 impl Exchange<'_> {
@@ -142,7 +147,7 @@ impl Exchange<'_> {
 
     async fn attempt(
         &self,
-        sent: Box<Sent>,
+        mut sent: Box<Sent>,
         (body, bodiless): (RequestBody, bool),
         upgrades: bool,
         (is_retry, until): (bool, Option<Instant>),
@@ -153,10 +158,19 @@ impl Exchange<'_> {
         };
         let routing = &self.proxy.routing;
         let ask = Ask { seed: rand::random(), key: self.key, now: self.balanced_at(), is_retry };
-        let (upstream, held) = self.backend.choose(&ask).map_err(unresolved)?;
+        let (upstream, held, place) = match &self.rule.session {
+            None => self.backend.choose(&ask).map(|(upstream, held)| (upstream, held, None)),
+            // Another attempt need not fail where the first one did.
+            Some(_) => {
+                let (of_rule, pinned) = ((&**self.rule, self.backend), self.pinned.filter(|_| !is_retry));
+                session::choose(routing, of_rule, pinned, &ask, self.client).map(|(up, held, at)| (up, held, Some(at)))
+            }
+        }
+        .map_err(unresolved)?;
         if upgrades && upstream.protocol == crate::route::target::Protocol::Http2 {
             return Err(Failure::UpgradeUnsupported);
         }
+        let upstream = forward::towards(&routing.pseudonym, upstream, &mut sent)?;
         let upstream = &upstream.on_behalf_of(self.client.address, self.client.local);
         let replay = bodiless && sent.parts.method.is_idempotent();
         let request = self.request(sent, upstream, body, bodiless, upgrades)?;
@@ -173,7 +187,7 @@ impl Exchange<'_> {
         if let (Some(held), Some(outcome)) = (&held, outcome(&sent)) {
             held.report(outcome, routing.now());
         }
-        Ok(Answered { reply: sent?, deadline, held })
+        Ok(Answered { reply: sent?, deadline, held, place })
     }
 
     /// The time for the balancers; nobody asks for it without one.
@@ -201,7 +215,10 @@ impl Exchange<'_> {
         for one in mirrors.iter().filter(|one| mirror::is_due(one, rand::random())) {
             // A mirror that leads nowhere says so in the route's status.
             let Ok(upstream) = one.backend.endpoint(rand::random()) else { continue };
-            if let Ok(request) = self.request(Box::new(sent.clone()), upstream, body.copy(), bodiless, false) {
+            let mut sent = Box::new(sent.clone());
+            let towards = forward::towards(&self.proxy.routing.pseudonym, upstream.clone(), &mut sent);
+            let Ok(upstream) = towards else { continue };
+            if let Ok(request) = self.request(sent, &upstream, body.copy(), bodiless, false) {
                 let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
                 self.proxy.mirrors.send(upstream, self.client.address, request);
             }

@@ -12,13 +12,16 @@ pub mod datagrams;
 pub mod dial;
 mod exchange;
 mod filters;
+mod forward;
 mod grpc_web;
 mod headers;
 pub mod may_dial;
 mod mirror;
+pub mod names;
 mod path;
 mod record;
 mod request;
+pub mod session;
 pub mod stream;
 mod upgrade;
 pub mod upstream;
@@ -40,10 +43,13 @@ use self::{
     body::{ClientBody, ResponseBody},
     compression::Asks,
     exchange::{Answered, Exchange, Sent},
+    forward::Pseudonym,
     may_dial::DialPolicy,
     mirror::Mirrors,
+    names::Names,
     record::Record,
     request::Asked,
+    session::Sessions,
     upgrade::Upgrade,
     upstream::{Pool, Reply},
     upstream_tls::ClientConfigs,
@@ -74,6 +80,9 @@ pub struct Routing {
     /// Endpoints that are to be asked for their health from now on.
     watched: mpsc::UnboundedSender<Watched>,
     to_watch: Mutex<Option<mpsc::UnboundedReceiver<Watched>>>,
+    names: Names,
+    sessions: Sessions,
+    pseudonym: Pseudonym,
 }
 
 impl Routing {
@@ -88,11 +97,21 @@ impl Routing {
             dial_policy: ArcSwap::from_pointee(dial_policy),
             tunnels,
             client_configs,
+            names: Names::default(),
+            sessions: Sessions::new(&rand::random()),
+            pseudonym: Pseudonym::default(),
             started: clock::instant(),
             fleets: Mutex::default(),
             watched,
             to_watch: Mutex::new(Some(to_watch)),
         }
+    }
+
+    /// Clients' sessions with endpoints are known by `sessions`, which all relays of the deployment share; without it, by a
+    /// key of this one's life.
+    #[must_use]
+    pub fn with_sessions(self, sessions: Sessions) -> Self {
+        Self { sessions, ..self }
     }
 
     /// Serves from `table` from now on. What was known of the endpoints stays known.
@@ -203,7 +222,12 @@ impl Proxy {
         if let Some(answer) = filters::before(&rule.filters, parts, asked, client) {
             return Ok(filters::after(&[&rule.filters], &back, answer?));
         }
-        let backend = choose(&rule, record)?;
+        let pinned = session::find(&self.routing, &rule, &parts.headers);
+        let backend = match &pinned {
+            Some(pinned) => &rule.backends[pinned.backend],
+            None => choose(&rule)?,
+        };
+        record.chose(&rule, Some(backend));
         let has_mirrors = !rule.filters.mirrors.is_empty();
         let of_rule = has_mirrors.then(|| Box::new(Sent { parts: parts.clone(), asked: asked.clone() }));
         if let Some(answer) = filters::before(&backend.filters, parts, asked, client) {
@@ -211,10 +235,15 @@ impl Proxy {
         }
         let pin = affinity::find(backend, &parts.headers, client);
         let (key, meter) = (pin.key, record.meter());
-        let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter, arrived, key };
+        let pinned = pinned.as_ref();
+        let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter, arrived, key, pinned };
         let mut reply = exchange.run(sent, of_rule, incoming, upgrade.is_some()).await?;
         record.holds(reply.held.take());
+        let moved = reply.place.filter(|&place| pinned.is_none_or(|pinned| pinned.place != place));
         let mut response = self.pass_back(reply, upgrade, record)?;
+        if let Some(place) = moved {
+            session::tell(&self.routing, &rule, place, client, response.headers_mut());
+        }
         response.headers_mut().extend(pin.cookie.map(|cookie| (header::SET_COOKIE, cookie)));
         Ok(filters::after(&[&backend.filters, &rule.filters], &back, response))
     }
@@ -276,13 +305,11 @@ fn select(table: &Table, asked: &Asked, parts: &Parts, client: &Client) -> Resul
 }
 
 /// The backend whose turn it is.
-fn choose<'a>(rule: &'a Arc<Rule>, record: &mut Record) -> Result<&'a Backend, Failure> {
-    let backend = rule.backend(rand::random()).ok_or_else(|| Failure::Unresolved {
+fn choose(rule: &Rule) -> Result<&Backend, Failure> {
+    rule.backend(rand::random()).ok_or_else(|| Failure::Unresolved {
         status: 500,
         text: "the route has no backend to send requests to".to_owned(),
-    })?;
-    record.chose(rule, Some(backend));
-    Ok(backend)
+    })
 }
 
 /// The version is a matter of each connection.

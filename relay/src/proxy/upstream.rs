@@ -458,7 +458,7 @@ fn again(failure: &Failure) -> Failure {
     match failure {
         Failure::Tunnel(error) => Failure::Tunnel(error.clone()),
         Failure::Denied(denied) => Failure::Denied(*denied),
-        Failure::Unknown { name, .. } => Failure::Unknown { name: name.clone(), source: None },
+        Failure::Unknown { name, why } => Failure::Unknown { name: name.clone(), why: *why },
         Failure::Connect { source } => Failure::Connect { source: source.kind().into() },
         Failure::ConnectTimedOut => Failure::ConnectTimedOut,
         Failure::Tls(fault) => Failure::Tls(fault.clone()),

@@ -103,11 +103,34 @@ impl Fleet {
     /// # Errors
     /// 503: none is healthy, or the backend has enough to do.
     pub fn choose(self: &Arc<Self>, ask: &Ask) -> Result<(Arc<Upstream>, Held), Answer> {
+        self.take(ask, |state| self.pick(state, ask))
+    }
+
+    /// The endpoint at `index`, whoever's turn it is.
+    ///
+    /// # Errors
+    /// 503: it is not there, or it or the backend has enough to do.
+    pub fn hold(self: &Arc<Self>, index: usize, ask: &Ask) -> Result<(Arc<Upstream>, Held), Answer> {
+        self.take(ask, |_| Some(index).filter(|&index| index < self.upstreams.len()))
+    }
+
+    /// Whether the endpoint at `index` counts as healthy.
+    #[must_use]
+    pub fn is_well(&self, index: usize, now: Duration) -> bool {
+        let is_well = |state: &State| state.members.get(index).is_some_and(|member| member.is_healthy(now));
+        self.traffic.health.is_none() || is_well(&self.state(now))
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        ask: &Ask,
+        pick: impl FnOnce(&State) -> Option<usize>,
+    ) -> Result<(Arc<Upstream>, Held), Answer> {
         let state = self.state(ask.now);
-        let taken = state.load.take(self.most(), ask.is_retry);
+        let taken = state.load.take(self.most(), self.traffic.limits.as_ref(), ask.is_retry);
         taken.map_err(|text| Answer { status: 503, text: text.into() })?;
         let give_back = || state.load.give_back(ask.is_retry);
-        let Some(index) = self.pick(&state, ask) else {
+        let Some(index) = pick(&state) else {
             give_back();
             return Err(Answer { status: 503, text: "no endpoint of the backend is healthy".into() });
         };
@@ -125,10 +148,10 @@ impl Fleet {
         self.upstreams.iter().any(|upstream| upstream.protocol != Protocol::Http2)
     }
 
-    /// The most requests at once, and the most retries among them.
-    fn most(&self) -> (u32, u32) {
-        let of = |limits: Limits| (limits.requests.min(self.connections(limits.connections)), limits.retries);
-        self.traffic.limits.map_or((u32::MAX, u32::MAX), of)
+    /// The most requests at once.
+    fn most(&self) -> u32 {
+        let of = |limits: Limits| limits.requests.min(self.connections(limits.connections));
+        self.traffic.limits.map_or(u32::MAX, of)
     }
 
     fn most_of_each(&self) -> u32 {
@@ -247,12 +270,14 @@ fn share(since: Duration, window: Duration, now: Duration) -> f64 {
 }
 
 impl Load {
-    fn take(&self, (requests, retries): (u32, u32), is_retry: bool) -> Result<(), &'static str> {
-        if self.requests.fetch_add(1, Relaxed) >= requests {
+    fn take(&self, most: u32, limits: Option<&Limits>, is_retry: bool) -> Result<(), &'static str> {
+        let before = self.requests.fetch_add(1, Relaxed);
+        if before >= most {
             self.requests.fetch_sub(1, Relaxed);
             return Err("the backend has as many requests to do as it may have at once");
         }
-        if is_retry && self.retries.fetch_add(1, Relaxed) >= retries {
+        let retries = || limits.map_or(u32::MAX, |limits| limits.retries_of(before.saturating_add(1)));
+        if is_retry && self.retries.fetch_add(1, Relaxed) >= retries() {
             self.give_back(true);
             return Err("the backend has as many further attempts to do as it may have at once");
         }

@@ -69,8 +69,38 @@ pub fn is_prime(number: u32) -> bool {
 /// FNV-1a, well mixed. The same in all relays, so that they send a key to the same endpoint.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> u64 {
-    let fnv = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, fnv))
+    let mut hasher = Hasher::default();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// The same piece by piece, also of what is formatted.
+#[derive(Debug, Clone, Copy)]
+pub struct Hasher(u64);
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher {
+    pub fn write(&mut self, bytes: &[u8]) {
+        let fnv = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        self.0 = bytes.iter().fold(self.0, fnv);
+    }
+
+    #[must_use]
+    pub fn finish(self) -> u64 {
+        mix(self.0)
+    }
+}
+
+impl std::fmt::Write for Hasher {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.write(text.as_bytes());
+        Ok(())
+    }
 }
 
 /// Spreads what differs in a few bits over all (the finaliser of SplitMix64).

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::{Hash, Hasher},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -14,6 +14,8 @@ use super::{
     balance,
     filter::{Filters, Retry, Timeouts},
     fleet::{Ask, Fleet, Held},
+    lookup::Lookup,
+    session::Session,
     tls::{Certified, UpstreamTls},
     traffic::Traffic,
 };
@@ -28,9 +30,15 @@ pub enum Endpoint {
     /// A service behind an agent.
     Node(FlowTarget),
     Address(SocketAddr),
-    /// A DNS name, resolved when a connection is made.
+    /// A DNS name, resolved when a connection is made; with `lookup` one that a request named.
     Host {
         name: Box<str>,
+        port: u16,
+        lookup: Option<Arc<Lookup>>,
+    },
+    /// Whatever host a request names, at this port: see [`Upstream::towards`].
+    Asked {
+        lookup: Arc<Lookup>,
         port: u16,
     },
 }
@@ -40,7 +48,8 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Node(target) => write!(f, "node {} port {}", target.node, target.port),
             Self::Address(address) => address.fmt(f),
-            Self::Host { name, port } => write!(f, "{name}:{port}"),
+            Self::Host { name, port, .. } => write!(f, "{name}:{port}"),
+            Self::Asked { port, .. } => write!(f, "the request's host, port {port}"),
         }
     }
 }
@@ -138,6 +147,25 @@ impl Upstream {
     }
 }
 
+impl Upstream {
+    /// The same upstream for a request to `host`, a name or an address as it stands in an authority: another one where
+    /// requests name their hosts. Over TLS that is the name to be verified, unless a policy has set one.
+    #[must_use]
+    pub fn towards(self: Arc<Self>, host: &str) -> Arc<Self> {
+        let Endpoint::Asked { lookup, port } = &self.endpoint else { return self };
+        let name = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+        let tls = self.tls.as_ref().map(|tls| match &*tls.server_name {
+            "" => Arc::new(UpstreamTls { server_name: name.as_str().into(), ..UpstreamTls::clone(tls) }),
+            _ => tls.clone(),
+        });
+        let endpoint = match name.parse::<IpAddr>() {
+            Ok(ip) => Endpoint::Address(SocketAddr::new(ip, *port)),
+            Err(_) => Endpoint::Host { name: name.into(), port: *port, lookup: Some(lookup.clone()) },
+        };
+        Arc::new(Self { endpoint, tls, ..Self::clone(&self) })
+    }
+}
+
 impl Announces {
     /// As bytes.
     #[must_use]
@@ -196,6 +224,7 @@ pub struct Rule {
     pub filters: Filters,
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
+    pub session: Option<Arc<Session>>,
 }
 
 impl Rule {
@@ -203,7 +232,7 @@ impl Rule {
     #[must_use]
     pub fn new(project: ProjectName, route: Arc<str>, backends: Vec<Backend>) -> Self {
         let (answers, filters, timeouts) = (Answers::default(), Filters::default(), Timeouts::default());
-        Self { project, route, backends, answers, filters, timeouts, retry: None }
+        Self { project, route, backends, answers, filters, timeouts, retry: None, session: None }
     }
 
     /// Chooses the backend by weight, by the uniformly random `seed`; `None` without backends, or when all weights are
@@ -272,6 +301,27 @@ impl Backend {
         }
     }
 
+    /// The endpoint at `index`, whoever's turn it is, within the limits of the policies.
+    ///
+    /// # Errors
+    /// 503: it has enough to do, or is not there.
+    pub fn hold(&self, index: usize, ask: &Ask) -> Result<(Arc<Upstream>, Option<Held>), Answer> {
+        if let Target::Fleet(fleet) = &self.target {
+            return fleet.hold(index, ask).map(|(upstream, held)| (upstream, Some(held)));
+        }
+        let gone = || Answer { status: 503, text: "the endpoint of the session is gone".into() };
+        self.target.upstreams().get(index).map(|upstream| (upstream.clone(), None)).ok_or_else(gone)
+    }
+
+    /// Whether the endpoint at `index` may get requests at the time `now`, as far as its policies know.
+    #[must_use]
+    pub fn is_well(&self, index: usize, now: Duration) -> bool {
+        match &self.target {
+            Target::Fleet(fleet) => fleet.is_well(index, now),
+            Target::Upstreams(_) | Target::Answer(_) => true,
+        }
+    }
+
     /// Chooses one of the endpoints by the uniformly random `seed` alone.
     ///
     /// # Errors
@@ -323,6 +373,11 @@ impl Target {
             Self::Upstreams(_) => traffic.clone(),
             Self::Fleet(fleet) => join(&fleet.traffic, traffic),
         };
+        let mut joined = joined;
+        if self.upstreams().iter().any(|upstream| matches!(upstream.endpoint, Endpoint::Asked { .. })) {
+            // One host that fails says nothing of the others.
+            joined.health = None;
+        }
         let announces = joined.announce.map(|version| Announces { version, of: None });
         let told = |upstream: &Arc<Upstream>| {
             let link = joined.link.over(upstream.link);

@@ -141,4 +141,24 @@ pub struct Limits {
     pub connections: u32,
     /// The same of each endpoint.
     pub per_endpoint: u32,
+    pub budget: Option<Budget>,
+}
+
+/// How many of the requests in flight may be retries: a backend in trouble is not asked for a multiple of what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Budget {
+    /// Of all that are in flight, 0..=100.
+    pub percent: u8,
+    /// So many may be in any case.
+    pub least: u32,
+}
+
+impl Limits {
+    /// The most retries among `requests` in flight.
+    #[must_use]
+    pub fn retries_of(&self, requests: u32) -> u32 {
+        let share = |percent: u8| u64::from(requests) * u64::from(percent.min(100)) / 100;
+        let budget = |budget: Budget| u32::try_from(share(budget.percent)).unwrap_or(u32::MAX).max(budget.least);
+        self.budget.map_or(self.retries, |one| budget(one).min(self.retries))
+    }
 }

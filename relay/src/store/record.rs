@@ -11,6 +11,8 @@ use underpass_shared::identity::{AgentId, AgentIdentity, NodeName, ProjectName, 
 pub enum RecordKey {
     /// What signs ServiceAccounts' bearer tokens.
     TokenKey,
+    /// What the tokens of clients' sessions with endpoints are made with.
+    PersistenceKey,
     /// The deployment's CA: certificate and key.
     Authority,
     /// The global id of a project's /48 and the next node number to try.
@@ -123,9 +125,13 @@ impl RecordKey {
     pub fn is_leased(&self) -> bool {
         match self {
             Self::Leader | Self::Relay(_) | Self::Session(..) => true,
-            Self::TokenKey | Self::Authority | Self::Project(_) | Self::Node(..) | Self::Agent(..) | Self::Token(_) => {
-                false
-            }
+            Self::TokenKey
+            | Self::PersistenceKey
+            | Self::Authority
+            | Self::Project(_)
+            | Self::Node(..)
+            | Self::Agent(..)
+            | Self::Token(_) => false,
         }
     }
 
@@ -155,6 +161,7 @@ impl RecordKey {
                 Some(Self::Agent(project.parse().ok()?, node.parse().ok()?, agent.parse().ok()?))
             }
             ["token-key"] => Some(Self::TokenKey),
+            ["persistence-key"] => Some(Self::PersistenceKey),
             ["token", digest] => Some(Self::Token((*digest).to_owned())),
             ["leader"] => Some(Self::Leader),
             ["relay", relay] => Some(Self::Relay(relay.parse().ok()?)),
@@ -176,6 +183,7 @@ impl fmt::Display for RecordKey {
             Self::Agent(project, node, agent) => write!(f, "agent/{project}/{node}/{agent}"),
             Self::Token(digest) => write!(f, "token/{digest}"),
             Self::TokenKey => f.write_str("token-key"),
+            Self::PersistenceKey => f.write_str("persistence-key"),
             Self::Leader => f.write_str("leader"),
             Self::Relay(relay) => write!(f, "relay/{relay}"),
             Self::Session(AgentIdentity { project, node, agent }, relay) => {
@@ -199,6 +207,7 @@ mod tests {
             RecordKey::Agent(project.clone(), node.clone(), "a".parse().unwrap()),
             RecordKey::Token("00ff".to_owned()),
             RecordKey::TokenKey,
+            RecordKey::PersistenceKey,
             RecordKey::Leader,
             RecordKey::Relay("r".parse().unwrap()),
             RecordKey::Session(AgentIdentity { project, node, agent: "a".parse().unwrap() }, "r".parse().unwrap()),

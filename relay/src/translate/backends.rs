@@ -18,7 +18,7 @@ use underpass_shared::{
 use super::{
     Place, ProjectSnapshot, Settings, Status, WantedStatus,
     backend_tls::Policies,
-    backend_traffic, conditions,
+    backend_traffic, conditions, dynamic,
     extensions::Extensions,
     generation,
     grants::{self, End},
@@ -31,6 +31,7 @@ use crate::{
     route::{
         filter::Filters,
         host,
+        lookup::Lookup,
         target::{self, Answers, Endpoint, Link, Protocol, Target, Upstream},
         tls::{Roots, UpstreamTls},
     },
@@ -45,6 +46,8 @@ enum Form {
     Node(NodeName),
     Address(IpAddr),
     Host(Box<str>),
+    /// What each request names.
+    Asked(Arc<Lookup>),
 }
 
 /// Why an endpoint cannot be served.
@@ -97,7 +100,8 @@ impl Form {
         let endpoint = match self {
             Self::Node(node) => return Upstream { tls, ..Upstream::node(project, &node, port, protocol) },
             Self::Address(ip) => Endpoint::Address(SocketAddr::new(ip, port)),
-            Self::Host(name) => Endpoint::Host { name, port },
+            Self::Host(name) => Endpoint::Host { name, port, lookup: None },
+            Self::Asked(lookup) => Endpoint::Asked { lookup, port },
         };
         Upstream { project: project.clone(), endpoint, protocol, tls, announces: None, link: Link::default() }
     }
@@ -126,11 +130,18 @@ pub(super) fn wanted(
                     .err()
                     .map(|why| format!("spec.endpoints[{index}]: {why}")),
             ),
-            Ok(Form::Node(_) | Form::Host(_)) => {}
+            Ok(Form::Node(_) | Form::Host(_) | Form::Asked(_)) => {}
         }
     }
-    if backend.spec.endpoints.is_empty() {
-        problems.push("spec.endpoints is empty".to_owned());
+    match &backend.spec.dynamic_proxy {
+        None if backend.spec.endpoints.is_empty() => problems.push("spec.endpoints is empty".to_owned()),
+        None => {}
+        // The endpoints of such a Backend are not used, whatever they are: some tools want one there.
+        Some(written) => {
+            (missing, denied) = (Vec::new(), Vec::new());
+            let read = dynamic::read(project, &Place::of(&backend.metadata), written);
+            problems = read.err().map(|error| error.to_string()).into_iter().collect();
+        }
     }
     let stop = stop(objects.unserved(Kind::Backend, &backend.metadata));
     let mut conditions = vec![if let Some((reason, message)) = stop {
@@ -260,12 +271,30 @@ fn of_backend(
         _ if secure => Protocol::Either,
         _ => Protocol::Http1,
     };
-    let readable = backend.spec.endpoints.iter().filter_map(|endpoint| {
-        let form = read(endpoint, index.settings).ok()?;
-        let tls = secure.then(|| policy.clone().unwrap_or_else(|| by_its_name(endpoint)));
-        Some(Arc::new(form.upstream(index.project, port, (protocol, tls))))
-    });
-    let upstreams: Vec<_> = readable.collect();
+    let upstreams: Vec<_> = match &backend.spec.dynamic_proxy {
+        Some(_) if !matches!(origin.kind, Kind::HttpRoute | Kind::GrpcRoute) => {
+            let message = format!(
+                "Backend {place} goes by the host that requests name, and a {} has no requests",
+                origin.kind.info().name
+            );
+            return Err(unresolved("UnsupportedValue", message));
+        }
+        Some(written) => {
+            let lookup = dynamic::read(index.project, place, written);
+            let lookup = lookup.map_err(|error| unresolved("UnsupportedValue", format!("Backend {place}: {error}")))?;
+            // Verified as the host that the request names.
+            let tls = secure.then(|| policy.clone().unwrap_or_else(|| by_its_name(&backend::Endpoint::default())));
+            vec![Arc::new(Form::Asked(Arc::new(lookup)).upstream(index.project, port, (protocol, tls)))]
+        }
+        None => {
+            let readable = backend.spec.endpoints.iter().filter_map(|endpoint| {
+                let form = read(endpoint, index.settings).ok()?;
+                let tls = secure.then(|| policy.clone().unwrap_or_else(|| by_its_name(endpoint)));
+                Some(Arc::new(form.upstream(index.project, port, (protocol, tls))))
+            });
+            readable.collect()
+        }
+    };
     if upstreams.is_empty() {
         return Err(unresolved("UnsupportedValue", format!("Backend {place} has no usable endpoint: see its status")));
     }

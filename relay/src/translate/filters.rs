@@ -38,6 +38,8 @@ pub(super) enum FilterError {
     Duration(String),
     #[error("{0} needs one match of type PathPrefix in its rule")]
     NoPrefix(&'static str),
+    #[error("`{0}` cannot be the name of a session's cookie or header")]
+    SessionName(String),
     #[error("{0} is not served yet")]
     Unserved(String),
     #[error("a redirect and a rewrite exclude each other")]

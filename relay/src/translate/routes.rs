@@ -26,7 +26,7 @@ use super::{
     backends::{self, Unresolved},
     conditions, created,
     filters::{self, FilterError},
-    generation, stop,
+    generation, sessions, stop,
 };
 use crate::route::{
     host::HostPattern,
@@ -187,22 +187,24 @@ type Ready = (Vec<Matcher>, Rule, Vec<Unresolved>);
 fn http_body(index: &backends::Index<'_>, route: &HttpRoute) -> Body {
     let mut body = Body::default();
     body.read_hostnames(&route.spec.hostnames);
-    let namespace = Place::of(&route.metadata).namespace;
-    let origin = Origin { index, kind: Kind::HttpRoute, namespace, answers: Answers::Http };
+    let Place { namespace, name } = Place::of(&route.metadata);
+    let origin = Origin { index, kind: Kind::HttpRoute, namespace, route: name, answers: Answers::Http };
     let default = [HttpRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| (&rule.name, http_rule(&origin, rule))));
+    let rules = written.iter().enumerate().map(|(at, rule)| (&rule.name, http_rule(&origin, at, rule)));
+    body.read_rules(&origin, &route.metadata, rules);
     body
 }
 
 fn grpc_body(index: &backends::Index<'_>, route: &GrpcRoute) -> Body {
     let mut body = Body::default();
     body.read_hostnames(&route.spec.hostnames);
-    let namespace = Place::of(&route.metadata).namespace;
-    let origin = Origin { index, kind: Kind::GrpcRoute, namespace, answers: Answers::Grpc };
+    let Place { namespace, name } = Place::of(&route.metadata);
+    let origin = Origin { index, kind: Kind::GrpcRoute, namespace, route: name, answers: Answers::Grpc };
     let default = [GrpcRouteRule::default()];
     let written = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    body.read_rules(&origin, &route.metadata, written.iter().map(|rule| (&rule.name, grpc_rule(&origin, rule))));
+    let rules = written.iter().enumerate().map(|(at, rule)| (&rule.name, grpc_rule(&origin, at, rule)));
+    body.read_rules(&origin, &route.metadata, rules);
     body
 }
 
@@ -210,7 +212,8 @@ fn grpc_body(index: &backends::Index<'_>, route: &GrpcRoute) -> Body {
 fn stream_body(index: &backends::Index<'_>, kind: Kind, route: &StreamRoute) -> Body {
     let mut body = Body::default();
     body.read_hostnames(if kind == Kind::TlsRoute { &route.spec.hostnames } else { &[] });
-    let origin = Origin { index, kind, namespace: Place::of(&route.metadata).namespace, answers: Answers::Http };
+    let Place { namespace, name } = Place::of(&route.metadata);
+    let origin = Origin { index, kind, namespace, route: name, answers: Answers::Http };
     let rules = route.spec.rules.iter().take(1).map(|written| {
         let mut rule = Rule::new(index.project.clone(), "".into(), Vec::new());
         let unresolved = read_backends(&origin, &mut rule, &[], &written.backend_refs, &[]);
@@ -266,9 +269,10 @@ impl Body {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Origin<'a> {
     pub index: &'a backends::Index<'a>,
-    /// Of the route: kind and namespace.
+    /// Of the route: kind, namespace and name.
     pub kind: Kind,
     pub namespace: &'a str,
+    pub route: &'a str,
     pub answers: Answers,
 }
 
@@ -281,22 +285,24 @@ enum RuleError {
     Filter(#[from] FilterError),
 }
 
-fn http_rule(origin: &Origin<'_>, written: &HttpRouteRule) -> Result<Ready, RuleError> {
+fn http_rule(origin: &Origin<'_>, position: usize, written: &HttpRouteRule) -> Result<Ready, RuleError> {
     let matchers = compile_matches(&written.matches)?;
     let mut rule = Rule::new(origin.index.project.clone(), "".into(), Vec::new());
     let unresolved = read_backends(origin, &mut rule, &written.filters, &written.backend_refs, &written.matches)?;
     rule.timeouts = filters::timeouts(written.timeouts.as_ref())?;
     rule.retry = filters::retry(written.retry.as_ref())?;
+    rule.session = sessions::read(origin, position, written.session_persistence.as_ref())?;
     Ok((matchers, rule, unresolved))
 }
 
-fn grpc_rule(origin: &Origin<'_>, written: &GrpcRouteRule) -> Result<Ready, RuleError> {
+fn grpc_rule(origin: &Origin<'_>, position: usize, written: &GrpcRouteRule) -> Result<Ready, RuleError> {
     let matchers = match &written.matches[..] {
         [] => vec![Matcher::new(PathMatcher::prefix("/")?)],
         matches => matches.iter().map(grpc_match).collect::<Result<_, _>>()?,
     };
     let mut rule = Rule::new(origin.index.project.clone(), "".into(), Vec::new());
     rule.answers = Answers::Grpc;
+    rule.session = sessions::read(origin, position, written.session_persistence.as_ref())?;
     let unresolved = read_backends(origin, &mut rule, &written.filters, &written.backend_refs, &[])?;
     Ok((matchers, rule, unresolved))
 }

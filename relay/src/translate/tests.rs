@@ -19,9 +19,11 @@ use crate::route::{
 
 mod backend_tls;
 mod backend_traffic;
+mod dynamic;
 mod extensions;
 mod incremental;
 mod listeners;
+mod sessions;
 mod unserved;
 
 const GROUP: &str = "gateway.networking.k8s.io/v1";

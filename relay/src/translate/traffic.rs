@@ -12,7 +12,7 @@ use crate::{
         filter::Retry,
         maglev::{self, TABLE_SIZE_MAX},
         target::{Keepalive, Link},
-        traffic::{Active, Balance, HashOn, Health, Limits, Passive, Probe, Traffic},
+        traffic::{Active, Balance, Budget, HashOn, Health, Limits, Passive, Probe, Traffic},
     },
 };
 
@@ -217,8 +217,14 @@ fn payload(written: Option<&written::Payload>) -> Result<Arc<[u8]>, TrafficError
     })
 }
 
+/// What is more than may be at once is refused and never waits, so that `maxPendingRequests` holds whatever it is.
 fn limits(written: &written::CircuitBreaker) -> Limits {
+    let budget = |budget: &written::RetryBudget| Budget {
+        percent: budget.percent.unwrap_or(20).min(100),
+        least: budget.min_retry_concurrency.unwrap_or(3),
+    };
     Limits {
+        budget: written.retry_budget.as_ref().map(budget),
         requests: written.max_parallel_requests.unwrap_or(1024),
         retries: written.max_parallel_retries.unwrap_or(1024),
         connections: written.max_connections.unwrap_or(1024),
@@ -258,7 +264,7 @@ fn duration(text: &str, name: &'static str) -> Result<Duration, TrafficError> {
 }
 
 /// A duration as Go writes it, such as `1h30m` or `1.5s`, without a sign.
-fn go_duration(text: &str) -> Option<Duration> {
+pub(super) fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
@@ -347,7 +353,10 @@ mod tests {
         let link = Link { connect: Some(Duration::from_millis(500)), keepalive: Some(keepalive) };
         assert_eq!(traffic.link, link);
         assert_eq!(traffic.announce, Some(Version::V2));
-        assert_eq!(traffic.limits, Some(Limits { requests: 7, retries: 1024, connections: 5, per_endpoint: u32::MAX }));
+        assert_eq!(
+            traffic.limits,
+            Some(Limits { requests: 7, retries: 1024, connections: 5, per_endpoint: u32::MAX, budget: None })
+        );
         let retry = Retry { attempts: 2, codes: vec![429, 502, 503, 504], backoff: Duration::from_secs(1) };
         assert_eq!(traffic.retry, Some(retry));
         assert_eq!(traffic.attempt_timeout, Some(Duration::from_secs(2)));

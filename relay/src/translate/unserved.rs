@@ -84,14 +84,12 @@ const FILTERS: &[&str] = &[
 const HTTP_ROUTE: &[Row] = &[
     only("spec.useDefaultGateways", &["None"], VALUE),
     only("spec.rules[].filters[].type", FILTERS, VALUE),
-    stops("spec.rules[].sessionPersistence", VALUE),
     only("spec.rules[].backendRefs[].filters[].type", FILTERS, VALUE),
 ];
 
 const GRPC_ROUTE: &[Row] = &[
     only("spec.useDefaultGateways", &["None"], VALUE),
     only("spec.rules[].filters[].type", FILTERS, VALUE),
-    stops("spec.rules[].sessionPersistence", VALUE),
     only("spec.rules[].backendRefs[].filters[].type", FILTERS, VALUE),
 ];
 
@@ -118,8 +116,7 @@ const GATEWAY_CLASS: &[Row] = &[
     harmless("spec.parametersRef"),
 ];
 
-const BACKEND: &[Row] =
-    &[only("spec.protocol", &["", "plain", "h2c", "tls", "h2"], VALUE), stops("spec.dynamicProxy", VALUE)];
+const BACKEND: &[Row] = &[only("spec.protocol", &["", "plain", "h2c", "tls", "h2"], VALUE)];
 
 /// No option is defined; one that tightens TLS elsewhere is missed here, and nothing is opened by it.
 const BACKEND_TLS_POLICY: &[Row] = &[harmless("spec.options")];
@@ -290,13 +287,13 @@ mod tests {
             "rules": [
                 {"filters": filter},
                 {"timeouts": {"request": "1s"}, "retry": {}, "backendRefs": [{}, {"filters": filter}]},
-                {"sessionPersistence": {}},
+                {"filters": [{"type": "ExternalAuth"}]},
             ],
         });
         let want = [
             "spec.useDefaultGateways (All)",
             "spec.rules[0].filters[1].type (ExternalAuth)",
-            "spec.rules[2].sessionPersistence",
+            "spec.rules[2].filters[0].type (ExternalAuth)",
             "spec.rules[1].backendRefs[1].filters[1].type (ExternalAuth)",
         ];
         check(Kind::HttpRoute, &spec, &want);
@@ -337,11 +334,7 @@ mod tests {
     #[test]
     fn the_other_kinds_say_what_they_say_in_vain() {
         check(Kind::Backend, &json!({"protocol": "h2c"}), &[]);
-        check(
-            Kind::Backend,
-            &json!({"protocol": "smtp", "dynamicProxy": {}}),
-            &["spec.protocol (smtp)", "spec.dynamicProxy"],
-        );
+        check(Kind::Backend, &json!({"protocol": "smtp", "dynamicProxy": {}}), &["spec.protocol (smtp)"]);
         check(Kind::TunnelNode, &json!({"egressGateway": {"enabled": false}, "routes": []}), &[]);
         let node = json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"], "defaultUpstream": "a:1"});
         check(Kind::TunnelNode, &node, &["spec.egressGateway.enabled", "spec.routes", "spec.defaultUpstream"]);
@@ -354,11 +347,11 @@ mod tests {
 
     #[test]
     fn no_object_makes_the_list_long_or_a_path_unreadable() {
-        let rules: Vec<Value> = (0..100).map(|_| json!({"sessionPersistence": {"attempts": 1}})).collect();
+        let rules: Vec<Value> = (0..100).map(|_| json!({"filters": [{"type": "Odd"}]})).collect();
         let object = json!({"spec": {"rules": rules}});
         assert_eq!(unserved(Kind::HttpRoute, &object).len(), PATHS_MAX);
-        assert!(sentence(&find(Kind::HttpRoute, &object)).ends_with("rules[15].sessionPersistence and 84 more"));
-        let rules: Vec<Value> = (0..FOUND_MAX + 9).map(|_| json!({"sessionPersistence": {}})).collect();
+        assert!(sentence(&find(Kind::HttpRoute, &object)).ends_with("rules[15].filters[0].type (Odd) and 84 more"));
+        let rules: Vec<Value> = (0..FOUND_MAX + 9).map(|_| json!({"filters": [{"type": "Odd"}]})).collect();
         let found = find(Kind::HttpRoute, &json!({"spec": {"rules": rules}}));
         assert_eq!((found.len(), &*found[FOUND_MAX].path), (FOUND_MAX + 1, "too many fields"));
         let long = format!("\n{}", "x".repeat(10_000));

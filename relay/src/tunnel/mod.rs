@@ -155,6 +155,18 @@ impl Tunnels {
         flow.map(|flow| Flow::packet(flow, place)).map_err(|error| Some(by_packet(error, target)))
     }
 
+    /// The agents of a node that are connected now.
+    #[must_use]
+    pub fn agents(&self, project: &ProjectName, node: &NodeName) -> Vec<AgentNumber> {
+        self.registry().of_node(project, node).map(|entry| entry.admission.agent).collect()
+    }
+
+    /// The agent that a flow of `client` to `target` would go to; `None` when none is connected.
+    #[must_use]
+    pub fn agent_for(&self, target: &FlowTarget, client: SocketAddr) -> Option<AgentNumber> {
+        self.select(target, Some(client), &[]).map(|entry| entry.admission.agent)
+    }
+
     /// Every agent that is connected now.
     #[must_use]
     pub fn connected(&self) -> Vec<Connected> {

@@ -95,10 +95,7 @@ impl<S: Clone> Registry<S> {
         flow: &impl Hash,
         usable: impl Fn(&Entry<S>) -> bool,
     ) -> Option<&Entry<S>> {
-        let agents = self.projects.get(project)?;
-        agents
-            .values()
-            .filter(|entry| entry.identity.node == *node)
+        self.of_node(project, node)
             .filter(|entry| agent.is_none_or(|wanted| entry.admission.agent == wanted))
             .filter(|entry| usable(entry))
             .max_by_key(|entry| {
@@ -106,6 +103,12 @@ impl<S: Clone> Registry<S> {
                 (entry.admission.agent, flow).hash(&mut hasher);
                 hasher.finish()
             })
+    }
+
+    /// The sessions of a node's agents.
+    pub fn of_node(&self, project: &ProjectName, node: &NodeName) -> impl Iterator<Item = &Entry<S>> {
+        let agents = self.projects.get(project).into_iter().flat_map(BTreeMap::values);
+        agents.filter(move |entry| entry.identity.node == *node)
     }
 
     /// The session that a packet to `destination` belongs to.

@@ -151,7 +151,18 @@ pub struct CircuitBreaker {
     pub max_connections: Option<u32>,
     pub max_parallel_requests: Option<u32>,
     pub max_parallel_retries: Option<u32>,
+    pub retry_budget: Option<RetryBudget>,
     pub per_endpoint: Option<PerEndpoint>,
+}
+
+/// How many of the requests in flight may be retries.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetryBudget {
+    /// Of all that are in flight.
+    pub percent: Option<u8>,
+    /// So many may be in any case.
+    pub min_retry_concurrency: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     filter::Filter,
-    http_route::{HttpBackendRef, HttpValueMatch, ParentReference, RouteStatus, ValueMatchType},
+    http_route::{HttpBackendRef, HttpValueMatch, ParentReference, RouteStatus, SessionPersistence, ValueMatchType},
     metadata::Resource,
 };
 
@@ -28,6 +28,8 @@ pub struct GrpcRouteRule {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<Filter>,
     pub backend_refs: Vec<HttpBackendRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// All of it must hold; the matches of a rule are alternatives.

@@ -273,7 +273,7 @@ async fn more_requests_at_once_than_allowed_are_refused_and_room_comes_back() {
     })
     .await;
     let server = Server { address, ..Server::new("x").await };
-    let limits = Some(Limits { requests: 1, retries: 1, connections: 9, per_endpoint: 9 });
+    let limits = Some(Limits { requests: 1, retries: 1, connections: 9, per_endpoint: 9, budget: None });
     let gate = Gate::open(&[]);
     gate.publish(&[("a.com", fleet(&[&server], Traffic { limits, ..Traffic::default() }))]);
     let mut sender = gate.http1().await;

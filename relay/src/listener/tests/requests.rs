@@ -104,7 +104,7 @@ async fn an_unresolved_backend_answers_its_own_status() {
 #[tokio::test]
 async fn loopback_is_not_dialled_without_the_operators_word() {
     let address = echo().await;
-    let by_name = to(Endpoint::Host { name: "localhost".into(), port: address.port() }, Protocol::Http1);
+    let by_name = to(Endpoint::Host { name: "localhost".into(), port: address.port(), lookup: None }, Protocol::Http1);
     let routes = [("a.com", to_address(address)), ("b.com", by_name)];
     let closed = Gate::open_with(&routes, Scheme::Http, &[]);
     for host in ["a.com", "b.com"] {

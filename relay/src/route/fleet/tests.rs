@@ -5,7 +5,7 @@ use proptest::prelude::{prop_assert, proptest};
 use super::*;
 use crate::route::{
     target::{Endpoint, Protocol},
-    traffic::{HashOn, Passive, Probe},
+    traffic::{Budget, HashOn, Passive, Probe},
 };
 
 fn secs(seconds: u64) -> Duration {
@@ -71,7 +71,7 @@ fn fail(fleet: &Arc<Fleet>, bad: u16, now: Duration) {
 }
 
 const UNLIMITED: Limits =
-    Limits { requests: u32::MAX, retries: u32::MAX, connections: u32::MAX, per_endpoint: u32::MAX };
+    Limits { requests: u32::MAX, retries: u32::MAX, connections: u32::MAX, per_endpoint: u32::MAX, budget: None };
 
 #[test]
 fn each_has_its_turn() {
@@ -189,6 +189,19 @@ fn what_is_too_much_is_refused_and_room_comes_back() {
     drop((first, more));
     assert!(fleet.choose(&retry).is_ok());
     assert_eq!(fleet.state(secs(0)).load.requests.load(Relaxed), 0);
+}
+
+#[test]
+fn retries_have_a_budget_that_grows_with_what_there_is_to_do() {
+    let budget = Some(Budget { percent: 20, least: 1 });
+    let all = fleet(0..2, Traffic { limits: Some(Limits { budget, retries: 3, ..UNLIMITED }), ..Traffic::default() });
+    let retries = |firsts: u64| {
+        let _firsts: Vec<_> = (0..firsts).map(|seed| all.choose(&ask(seed)).unwrap()).collect();
+        let retries = (0..100).map_while(|seed| all.choose(&Ask { is_retry: true, ..ask(seed) }).ok());
+        retries.collect::<Vec<_>>().len()
+    };
+    assert_eq!([0, 4, 8, 12, 1000].map(retries), [1, 1, 2, 3, 3]);
+    assert_eq!(all.state(secs(0)).load.retries.load(Relaxed), 0);
 }
 
 #[test]
