@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::{record::Record, upstream::Lease};
+use crate::route::client::Requests;
 
 /// How long a client may keep a backend waiting for the next part of a body.
 ///
@@ -39,6 +40,8 @@ const DOWNLOAD_IDLE: Duration = Duration::from_secs(300);
 pub enum BodyError {
     #[error("no bytes came for {} seconds", .0.as_secs())]
     Stalled(Duration),
+    #[error("it did not come in full within {} seconds", .0.as_secs())]
+    Late(Duration),
     #[error("the sender broke off")]
     Broken(#[from] hyper::Error),
     #[error("the sender broke off: {0}")]
@@ -61,6 +64,8 @@ pub enum ClientBody {
     Empty,
     /// Of a protocol that the listener reads itself.
     Other(UnsyncBoxBody<Bytes, BodyError>),
+    /// Of a listener that sets times of its own.
+    Timed(Box<Timed>),
     /// No body, but the bytes of an extended CONNECT, both ways (RFC 9220), for when the backend agrees.
     Switched(DuplexStream),
 }
@@ -73,6 +78,7 @@ impl Body for ClientBody {
         match &mut *self {
             Self::Http(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
             Self::Other(body) => Pin::new(body).poll_frame(cx),
+            Self::Timed(timed) => timed.poll_frame(cx),
             Self::Empty | Self::Switched(_) => Poll::Ready(None),
         }
     }
@@ -81,6 +87,7 @@ impl Body for ClientBody {
         match self {
             Self::Http(incoming) => incoming.is_end_stream(),
             Self::Other(body) => body.is_end_stream(),
+            Self::Timed(timed) => timed.body.is_end_stream(),
             Self::Empty | Self::Switched(_) => true,
         }
     }
@@ -89,7 +96,44 @@ impl Body for ClientBody {
         match self {
             Self::Http(incoming) => incoming.size_hint(),
             Self::Other(body) => body.size_hint(),
+            Self::Timed(timed) => timed.body.size_hint(),
             Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// A body that must have come in time, and may not stop coming for too long.
+#[derive(Debug)]
+pub struct Timed {
+    body: ClientBody,
+    /// When all of it must be there, and how long after the head that is.
+    whole: Option<(Pin<Box<Sleep>>, Duration)>,
+    stall: Option<Stall>,
+}
+
+impl ClientBody {
+    /// Holds the body of a request that `arrived` then to the times that `clients` have.
+    pub(super) fn timed(self, clients: &Requests, arrived: Instant) -> Self {
+        if self.is_end_stream() || (clients.received_within.is_none() && clients.idle.is_none()) {
+            return self;
+        }
+        let until = |limit: Duration| (Box::pin(sleep_until((arrived + limit).into())), limit);
+        let (whole, stall) = (clients.received_within.map(until), clients.idle.map(Stall::new));
+        Self::Timed(Box::new(Timed { body: self, whole, stall }))
+    }
+}
+
+impl Timed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some((until, limit)) = &mut self.whole
+            && until.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(BodyError::Late(*limit))));
+        }
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match &mut self.stall {
+            Some(stall) => stall.watch(cx, frame),
+            None => frame,
         }
     }
 }
@@ -235,7 +279,7 @@ impl Upload {
             Poll::Ready(None) => self.end_copies(),
             Poll::Ready(Some(Err(error))) => {
                 self.copies.clear();
-                if matches!(error, BodyError::Stalled(_)) {
+                if matches!(error, BodyError::Stalled(_) | BodyError::Late(_)) {
                     self.meter.stalled.store(true, Relaxed);
                 }
             }
@@ -342,6 +386,13 @@ impl ResponseBody {
 
     pub(super) fn other(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Self { source: Source::Other(UnsyncBoxBody::new(body)), record: Record::default() }
+    }
+
+    /// Breaks off when nothing of the response comes for `limit`.
+    pub(super) fn may_be_silent_for(&mut self, limit: Duration) {
+        if let Source::Stream(download) = &mut self.source {
+            download.stall = Stall::new(limit);
+        }
     }
 
     /// What a client that asked with HEAD gets: a text of ours is told the length of, and not sent (RFC 9110 §9.3.2).

@@ -13,7 +13,6 @@ use http::Request;
 use hyper::ext::Protocol;
 use tokio::{
     io::{DuplexStream, duplex},
-    sync::OwnedSemaphorePermit,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -33,13 +32,15 @@ use crate::{
     clock,
     listener::{
         HEAD_BYTES_MAX, Worker,
-        watch::{HEAD, InFlight, TICK, WRITE, Watch},
+        connection::{Ration, age},
+        places::Room,
+        watch::{HEAD, IDLE, InFlight, TICK, WRITE, Watch},
     },
     proxy::{
         Client,
         body::{BodyError, ClientBody},
     },
-    route::table::ListenAddress,
+    route::{client::Connection, table::ListenAddress},
 };
 
 /// Requests whose answers a client did not take, less those that it did; beyond it the connection ends.
@@ -57,7 +58,7 @@ pub(super) struct Accepted {
     pub(super) at: ListenAddress,
     /// What the socket is bound to.
     pub(super) local: SocketAddr,
-    pub(super) _room: OwnedSemaphorePermit,
+    pub(super) _room: Room,
 }
 
 impl Accepted {
@@ -81,8 +82,11 @@ impl Accepted {
         let ip = connection.local_ip().unwrap_or(self.local.ip()).to_canonical();
         let local = SocketAddr::new(ip, self.local.port());
         let client = Client { address, local, at: self.at, tls: Some(listener) };
-        let watch = Watch::new(clock::instant());
-        let host = Arc::new(Host { worker, client, wasted: AtomicU32::new(0) });
+        let limits = client.tls.as_ref().and_then(|listener| listener.clients.as_ref());
+        let limits = limits.map(|clients| clients.connection.clone()).unwrap_or_default();
+        let watch = Watch::new(clock::instant(), limits.idle.unwrap_or(IDLE));
+        let ration = Ration::new(limits.requests);
+        let host = Arc::new(Host { worker, client, limits, ration, wasted: AtomicU32::new(0) });
         let ended = Box::pin(host.speak(&connection, watch, stop)).await;
         if let Err(error) = ended {
             tracing::debug!(src = %address, %error, "HTTP/3 connection");
@@ -94,6 +98,8 @@ impl Accepted {
 struct Host {
     worker: Arc<Worker>,
     client: Client,
+    limits: Connection,
+    ration: Ration,
     wasted: AtomicU32,
 }
 
@@ -135,6 +141,8 @@ impl Host {
         let mut requests = JoinSet::new();
         let mut stage = Stage::Open;
         let mut farewell = Box::pin(sleep(Duration::ZERO));
+        let mut old = Box::pin(age(self.limits.duration));
+        let tick = TICK.min(self.limits.idle.unwrap_or(TICK));
         loop {
             tokio::select! {
                 accepted = server.accept() => {
@@ -153,7 +161,15 @@ impl Host {
                     farewell.set(sleep(time_to_hear(connection)));
                 }
                 () = &mut farewell, if matches!(stage, Stage::Ending) => stage = Stage::Ended,
-                () = sleep(TICK), if matches!(stage, Stage::Open) => {
+                () = &mut old, if matches!(stage, Stage::Open) => {
+                    stage = go_away(&mut server).await?;
+                    farewell.set(sleep(time_to_hear(connection)));
+                }
+                () = self.ration.spent.notified(), if matches!(stage, Stage::Open) => {
+                    stage = go_away(&mut server).await?;
+                    farewell.set(sleep(time_to_hear(connection)));
+                }
+                () = sleep(tick), if matches!(stage, Stage::Open) => {
                     if watch.overdue(clock::instant()).is_some() {
                         stage = go_away(&mut server).await?;
                         farewell.set(sleep(time_to_hear(connection)));
@@ -177,6 +193,7 @@ impl Host {
     ) {
         let Some(delivery) = deliveries.take() else { return };
         if matches!(stage, Stage::Open) {
+            self.ration.is_spent_by_another();
             requests.spawn(async move {
                 let _in_flight = in_flight;
                 self.request(resolver, delivery).await;
