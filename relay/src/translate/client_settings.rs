@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use serde_json::Value;
 use underpass_shared::resource::client_traffic_policy as written;
 
-use super::traffic::{self, TrafficError};
+use super::{
+    client_tls,
+    traffic::{self, TrafficError},
+};
 use crate::route::client::{
     Arrival, ClientSettings, Connection, ConnectionLimit, FromProxies, Http2, Origin, Requests,
 };
@@ -36,9 +39,15 @@ pub(super) enum SettingsError {
     Bounds { field: &'static str, bounds: String },
     #[error("{0} is not valid")]
     Invalid(&'static str),
+    #[error("{0} cannot be had over HTTP/3: leave it or `http3` out")]
+    NotOverHttp3(&'static str),
 }
 
 pub(super) fn read(spec: &written::ClientTrafficPolicySpec) -> Result<ClientSettings, SettingsError> {
+    let beyond_http3 = spec.http3.as_ref().and(spec.tls.as_ref()).and_then(client_tls::not_over_http3);
+    if let Some(field) = beyond_http3 {
+        return Err(SettingsError::NotOverHttp3(field));
+    }
     Ok(ClientSettings {
         arrival: arrival(spec)?,
         connection: connection(spec)?,

@@ -3,7 +3,8 @@
 //! The most specific one counts, whole: listener, then ListenerSet, then Gateway; of several for one target the oldest.
 //! What must be known of a connection before anybody knows whom it is for, all listeners of an address share: the first
 //! one decides (the oldest Gateway's, as of what is spoken there), and a policy of another that says otherwise does not
-//! count there. A policy that cannot be honoured changes nothing.
+//! count there. A policy that cannot be honoured changes nothing, but for one
+//! that checks clients' certificates: without it nobody gets in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,16 +23,19 @@ use super::{
     Place, ProjectSnapshot, Snapshot, Status, WantedStatus,
     backend_traffic::{GROUP, Target, has_section},
     client_settings,
+    client_tls::{self, Asks},
     conditions::{self, ANCESTORS_MAX},
     created,
     gateways::Placed,
     generation,
+    grants::End,
     listeners::PlacedListener,
     mention, stop,
 };
 use crate::route::{
     client::ClientSettings,
     table::{ListenAddress, Speaks},
+    tls::Clients,
 };
 
 #[derive(Debug)]
@@ -41,7 +45,7 @@ struct Policy<'a> {
     created: i64,
     targets: Vec<Target<'a>>,
     /// The reason and the message of one that cannot be honoured.
-    settings: Result<Arc<ClientSettings>, (&'static str, String)>,
+    settings: Result<(Arc<ClientSettings>, Asks), (&'static str, String)>,
 }
 
 impl<'a> Policy<'a> {
@@ -50,10 +54,21 @@ impl<'a> Policy<'a> {
         let targets = policy.spec.target_refs.iter().filter_map(|to| Target::read(place.namespace, to)).collect();
         let settings = match stop(objects.unserved(Kind::ClientTrafficPolicy, &policy.metadata)) {
             Some(trouble) => Err(trouble),
-            None => client_settings::read(&policy.spec).map(Arc::new).map_err(|error| ("Invalid", error.to_string())),
+            None => read(objects, policy),
         };
         Self { written: policy, created: created(&policy.metadata), place, targets, settings }
     }
+}
+
+fn read(
+    objects: &ProjectSnapshot,
+    policy: &ClientTrafficPolicy,
+) -> Result<(Arc<ClientSettings>, Asks), (&'static str, String)> {
+    let settings = client_settings::read(&policy.spec).map_err(|error| ("Invalid", error.to_string()))?;
+    let (kind, namespace) = (Kind::ClientTrafficPolicy.info().name, Place::of(&policy.metadata).namespace);
+    let from = End { group: "policy.apoxy.dev", kind, namespace };
+    let asks = policy.spec.tls.as_ref().map(|tls| client_tls::read(objects, from, tls)).transpose()?;
+    Ok((Arc::new(settings), asks.unwrap_or_default()))
 }
 
 /// A project's policies, by what they are for.
@@ -95,6 +110,13 @@ impl<'a> Policies<'a> {
     }
 }
 
+/// A listener whose clients were to be verified is not opened to everybody because of something else that the policy says.
+fn let_nobody_in(placed: &mut PlacedListener<'_>) {
+    if let Some(tls) = placed.serves.tls_mut() {
+        tls.clients = Clients::Nobody;
+    }
+}
+
 /// What became of a policy at the listeners of one Gateway.
 #[derive(Debug, Default)]
 struct Verdict {
@@ -125,36 +147,29 @@ pub(super) fn decide<'a>(snapshot: &'a Snapshot, gateways: &mut [Placed<'a>]) ->
     if decided.policies.is_empty() {
         return decided;
     }
-    let mut first: BTreeMap<ListenAddress, Option<Arc<ClientSettings>>> = BTreeMap::new();
+    let mut first = BTreeMap::new();
     for (index, gateway) in gateways.iter_mut().enumerate() {
         let mut listeners = std::mem::take(&mut gateway.listeners);
         for placed in listeners.iter_mut().filter(|placed| is_meant(placed)) {
-            let chosen = decided.choose(gateway, index, placed);
-            let settings = chosen.map(|(_, settings)| settings);
-            let at = addresses(gateway, placed);
-            for &at in &at {
-                first.entry(at).or_insert_with(|| settings.cloned());
-            }
-            let nothing = ClientSettings::default();
-            let agrees = |settings: &Arc<ClientSettings>| {
-                at.iter().all(|at| agree(placed, settings, first[at].as_deref().unwrap_or(&nothing)))
-            };
-            placed.clients = settings.filter(|settings| agrees(settings)).cloned();
-            let Some((policy, settled)) = chosen.map(|(policy, _)| (policy, placed.clients.is_some())) else {
-                continue;
-            };
-            let verdict = decided.verdicts.entry((gateway.project, policy, index)).or_default();
-            verdict.counts |= settled;
-            if !settled {
-                let (name, port) = (&placed.listener.name, placed.listener.port);
-                let what = "another listener came first and decides how connections are dealt with";
-                verdict.disputes.push(format!("listener {name}: on port {port} {what}"));
-            }
+            decided.settle(&mut first, (index, gateway), placed);
         }
         gateway.listeners = listeners;
     }
     decided.arrivals = first.into_iter().filter_map(|(at, settings)| Some((at, settings?))).collect();
     decided
+}
+
+/// What the first listener of each address says.
+type First = BTreeMap<ListenAddress, Option<Arc<ClientSettings>>>;
+
+/// The policy that counts for a listener.
+#[derive(Debug)]
+struct Chosen {
+    policy: usize,
+    settings: Arc<ClientSettings>,
+    asks: Asks,
+    /// Whether it checks clients' certificates.
+    checks: bool,
 }
 
 /// Datagrams have no connections.
@@ -175,22 +190,61 @@ fn agree(placed: &PlacedListener<'_>, settings: &ClientSettings, decided: &Clien
 }
 
 impl<'a> Decided<'a> {
-    /// The policy that counts for a listener; notes which it overrides.
-    fn choose(
-        &mut self,
-        gateway: &Placed<'a>,
-        index: usize,
-        placed: &PlacedListener<'_>,
-    ) -> Option<(usize, &Arc<ClientSettings>)> {
-        let policies = self.policies.get(gateway.project)?;
-        let candidates = policies.of_listener(gateway, placed);
-        let mut usable = candidates.into_iter().filter(|&policy| policies.all[policy].settings.is_ok());
-        let chosen = usable.next()?;
-        for other in usable {
-            let verdict = self.verdicts.entry((gateway.project, other, index)).or_default();
-            verdict.overridden.push(placed.listener.name.clone());
+    /// Settles how the clients of one listener are dealt with.
+    fn settle(&mut self, first: &mut First, (index, gateway): (usize, &Placed<'a>), placed: &mut PlacedListener<'_>) {
+        let (chosen, refused_check) = self.choose(gateway, index, placed);
+        let at = addresses(gateway, placed);
+        for &at in &at {
+            first.entry(at).or_insert_with(|| chosen.as_ref().map(|chosen| chosen.settings.clone()));
         }
-        Some((chosen, policies.all[chosen].settings.as_ref().ok()?))
+        if refused_check {
+            let_nobody_in(placed);
+        }
+        let Some(chosen) = chosen else { return };
+        let nothing = ClientSettings::default();
+        let agrees = |at| agree(placed, &chosen.settings, first[at].as_deref().unwrap_or(&nothing));
+        let port = placed.listener.port;
+        let dispute = if !at.iter().all(agrees) {
+            if chosen.checks {
+                let_nobody_in(placed);
+            }
+            Some(format!("on port {port} another listener came first and decides how connections are dealt with"))
+        } else if placed.serves.tls_mut().is_some_and(|tls| !chosen.asks.hold(tls)) {
+            Some("the Gateway's tls.frontend says already whose certificates are taken".to_owned())
+        } else {
+            None
+        };
+        let verdict = self.verdicts.entry((gateway.project, chosen.policy, index)).or_default();
+        match dispute {
+            None => {
+                verdict.counts = true;
+                placed.clients = Some(chosen.settings);
+            }
+            Some(why) => verdict.disputes.push(format!("listener {}: {why}", placed.listener.name)),
+        }
+    }
+
+    /// The policy that counts for a listener, and whether a more specific one that cannot be honoured would check
+    /// clients' certificates; notes which are overridden.
+    fn choose(&mut self, gateway: &Placed<'a>, index: usize, placed: &PlacedListener<'_>) -> (Option<Chosen>, bool) {
+        let Some(policies) = self.policies.get(gateway.project) else { return (None, false) };
+        let (mut chosen, mut refused_check) = (None, false);
+        for candidate in policies.of_listener(gateway, placed) {
+            let policy = &policies.all[candidate];
+            let checks = policy.written.spec.tls.as_ref().is_some_and(|tls| tls.client_validation.is_some());
+            match &policy.settings {
+                Ok((settings, asks)) if chosen.is_none() => {
+                    let (settings, asks) = (settings.clone(), asks.clone());
+                    chosen = Some(Chosen { policy: candidate, settings, asks, checks });
+                }
+                Ok(_) => {
+                    let verdict = self.verdicts.entry((gateway.project, candidate, index)).or_default();
+                    verdict.overridden.push(placed.listener.name.clone());
+                }
+                Err(_) => refused_check |= checks && chosen.is_none(),
+            }
+        }
+        (chosen, refused_check)
     }
 
     /// What holds for all connections of an address.

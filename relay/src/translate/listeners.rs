@@ -71,7 +71,7 @@ impl Serves {
         }
     }
 
-    fn tls_mut(&mut self) -> Option<&mut ServerTls> {
+    pub(super) fn tls_mut(&mut self) -> Option<&mut ServerTls> {
         match self {
             Self::Https(tls) | Self::Terminate(tls) => Some(Arc::make_mut(tls)),
             Self::Http | Self::Passthrough | Self::Tcp | Self::Udp => None,

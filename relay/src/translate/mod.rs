@@ -10,6 +10,7 @@ mod backend_traffic;
 mod backends;
 mod certificates;
 mod client_settings;
+mod client_tls;
 mod clients;
 mod conditions;
 mod extensions;

@@ -140,7 +140,9 @@ const BACKEND_TRAFFIC_POLICY: &[Row] = &[
 
 /// What protects stops the policy; without the others requests are served all the same.
 const CLIENT_TRAFFIC_POLICY: &[Row] = &[
-    stops("spec.tls", VALUE),
+    only("spec.tls.minVersion", &["Auto", "1.2", "1.3"], VALUE),
+    only("spec.tls.maxVersion", &["Auto", "1.2", "1.3"], VALUE),
+    stops("spec.tls.signatureAlgorithms", VALUE),
     stops("spec.path", VALUE),
     stops("spec.headers.xForwardedClientCert", VALUE),
     stops("spec.headers.withUnderscoresAction", VALUE),

@@ -4,7 +4,11 @@ use super::{
     unserved::{json_of, whole, with},
     *,
 };
-use crate::route::client::{ClientSettings, FromProxies};
+use crate::route::{
+    client::{ClientSettings, FromProxies},
+    table::TlsServes,
+    tls::{Check, Clients, Demands, ServerTls, Sessions, Versions},
+};
 
 fn target(kind: &str, name: &str) -> Value {
     json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name})
@@ -209,4 +213,82 @@ fn what_protects_and_is_not_served_stops_the_policy_and_what_does_not_is_mention
         assert_eq!(translation.said_of("p"), ["default: Accepted=False/UnsupportedValue"], "{field}");
         assert_eq!(translation.clients(80), None, "{field}");
     }
+}
+
+fn https_gateway(tls: &Value) -> (Kind, Value) {
+    let listeners = json!([{"name": "a", "protocol": "HTTPS", "port": 443}]);
+    let spec = json!({"gatewayClassName": "default", "listeners": listeners, "tls": tls});
+    whole(Kind::Gateway, "tls", &spec)
+}
+
+fn asks(tls: &Value) -> (Kind, Value) {
+    policy("p", target("Gateway", "tls"), json!({ "tls": tls }))
+}
+
+impl Translation {
+    fn server_tls(&self) -> &ServerTls {
+        match &self.handshake(443, "").unwrap().serves {
+            TlsServes::Http(tls) => tls,
+            TlsServes::Stream { .. } => unreachable!(),
+        }
+    }
+}
+
+#[test]
+fn handshakes_are_held_to_what_the_policy_says() {
+    let said = json!({
+        "minVersion": "1.3", "ecdhCurves": ["X25519MLKEM768", "P-256"], "alpnProtocols": ["h2"], "session": {},
+    });
+    let translation = with(vec![https_gateway(&Value::Null), asks(&said)]);
+    let want = Demands {
+        versions: Versions::Tls13,
+        ciphers: vec![],
+        groups: vec![0x11ec, 0x17],
+        alpn: Some(vec!["h2".into()]),
+        sessions: Sessions::Never,
+    };
+    assert_eq!(translation.server_tls().demands.as_deref(), Some(&want));
+    let said = json!({
+        "ciphers": ["[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]"],
+        "session": {"resumption": {"stateful": {}}},
+    });
+    let translation = with(vec![https_gateway(&Value::Null), asks(&said)]);
+    let demands = translation.server_tls().demands.as_deref().unwrap();
+    assert_eq!((&*demands.ciphers, demands.sessions), (&[0xc02b, 0xcca8][..], Sessions::Remembered));
+    for (bad, named) in [
+        (json!({"ciphers": ["AES128-SHA"]}), "AES128-SHA"),
+        (json!({"ecdhCurves": ["P-521"]}), "P-521"),
+        (json!({"minVersion": "1.0"}), "spec.tls.minVersion (1.0)"),
+    ] {
+        let translation = with(vec![https_gateway(&Value::Null), asks(&bad)]);
+        assert!(translation.why("p").contains(named), "{}", translation.why("p"));
+        assert_eq!(*translation.server_tls(), ServerTls::default(), "{named}");
+    }
+    let both = json!({"tls": {"ecdhCurves": ["P-256"]}, "http3": {}});
+    let translation = with(vec![https_gateway(&Value::Null), policy("p", target("Gateway", "tls"), both)]);
+    assert!(translation.why("p").contains("tls.ecdhCurves cannot be had over HTTP/3"));
+}
+
+#[test]
+fn a_listener_whose_clients_cannot_be_verified_lets_nobody_in() {
+    let hash = "00".repeat(32);
+    let good = asks(&json!({"clientValidation": {"optional": true, "certificateHashes": [hash]}}));
+    let translation = with(vec![https_gateway(&Value::Null), good.clone()]);
+    let want = Check { optional: true, certificates: vec![[0; 32]], ..Check::default() };
+    assert_eq!(translation.server_tls().clients, Clients::Checked(want.into()));
+    for (bad, reason) in [
+        (json!({"clientValidation": {"caCertificateRefs": [{"name": "absent"}]}}), "InvalidCACertificateRef"),
+        (json!({"clientValidation": {}}), "Invalid"),
+        (json!({"clientValidation": {"spkiHashes": ["x"]}}), "Invalid"),
+        (json!({"clientValidation": {"certificateHashes": [hash]}, "minVersion": "1.1"}), "UnsupportedValue"),
+    ] {
+        let translation = with(vec![https_gateway(&Value::Null), asks(&bad)]);
+        assert_eq!(translation.server_tls().clients, Clients::Nobody, "{bad}");
+        assert_eq!(translation.said_of("p"), [format!("tls: Accepted=False/{reason}")], "{bad}");
+    }
+    // The Gateway's own word stands.
+    let ca = json!({"frontend": {"default": {"validation": {"caCertificateRefs": [
+        {"group": "", "kind": "ConfigMap", "name": "absent"}]}}}});
+    let translation = with(vec![https_gateway(&ca), good]);
+    assert_eq!(translation.server_tls().clients, Clients::Nobody);
 }
