@@ -198,7 +198,7 @@ async fn speak<S>(
     let own = limits.map(super::builder);
     let builder = own.as_ref().unwrap_or(&worker.builder);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let mut old = pin!(age(limits.and_then(|limits| limits.duration)));
+    let mut over = pin!(over(&stop, limits.and_then(|limits| limits.duration), &ration));
     let mut finishing = false;
     let mut stopping = false;
     loop {
@@ -210,15 +210,7 @@ async fn speak<S>(
                 return;
             }
             () = worker.cut.cancelled() => return,
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = old.as_mut(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = ration.spent.notified(), if !stopping => {
+            () = over.as_mut(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -238,11 +230,18 @@ async fn speak<S>(
     }
 }
 
-/// Until a connection has lived for `limit`; without one, for ever.
-pub(super) async fn age(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => sleep(limit).await,
-        None => std::future::pending().await,
+/// Until a connection is to begin nothing more: its port goes, it has lived for its time, or it has had its requests.
+pub(super) async fn over(stop: &CancellationToken, duration: Option<Duration>, ration: &Ration) {
+    let age = async {
+        match duration {
+            Some(limit) => sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = age => {}
+        () = ration.spent.notified() => {}
     }
 }
 
@@ -252,7 +251,7 @@ pub(super) struct Ration {
     limit: Option<u32>,
     used: AtomicU32,
     /// The last one has begun.
-    pub(super) spent: Notify,
+    spent: Notify,
 }
 
 impl Ration {

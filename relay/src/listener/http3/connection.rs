@@ -32,7 +32,7 @@ use crate::{
     clock,
     listener::{
         HEAD_BYTES_MAX, Worker,
-        connection::{Ration, age},
+        connection::{Ration, over},
         places::Room,
         watch::{HEAD, IDLE, InFlight, TICK, WRITE, Watch},
     },
@@ -141,7 +141,7 @@ impl Host {
         let mut requests = JoinSet::new();
         let mut stage = Stage::Open;
         let mut farewell = Box::pin(sleep(Duration::ZERO));
-        let mut old = Box::pin(age(self.limits.duration));
+        let mut over = Box::pin(over(&stop, self.limits.duration, &self.ration));
         let tick = TICK.min(self.limits.idle.unwrap_or(TICK));
         loop {
             tokio::select! {
@@ -156,19 +156,11 @@ impl Host {
                     }
                 }
                 () = self.worker.cut.cancelled() => return Ok(()),
-                () = stop.cancelled(), if matches!(stage, Stage::Open) => {
+                () = &mut over, if matches!(stage, Stage::Open) => {
                     stage = go_away(&mut server).await?;
                     farewell.set(sleep(time_to_hear(connection)));
                 }
                 () = &mut farewell, if matches!(stage, Stage::Ending) => stage = Stage::Ended,
-                () = &mut old, if matches!(stage, Stage::Open) => {
-                    stage = go_away(&mut server).await?;
-                    farewell.set(sleep(time_to_hear(connection)));
-                }
-                () = self.ration.spent.notified(), if matches!(stage, Stage::Open) => {
-                    stage = go_away(&mut server).await?;
-                    farewell.set(sleep(time_to_hear(connection)));
-                }
                 () = sleep(tick), if matches!(stage, Stage::Open) => {
                     if watch.overdue(clock::instant()).is_some() {
                         stage = go_away(&mut server).await?;
