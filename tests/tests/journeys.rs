@@ -13,6 +13,8 @@ mod bad_input;
 mod bad_token;
 #[path = "journeys/bodies.rs"]
 mod bodies;
+#[path = "journeys/clients.rs"]
+mod clients;
 #[path = "journeys/cluster.rs"]
 mod cluster;
 #[path = "journeys/crowd.rs"]

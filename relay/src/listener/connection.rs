@@ -4,14 +4,20 @@ use std::{
     convert::Infallible,
     future::pending,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use http::{Method, Request, Response};
+use futures_util::{
+    FutureExt as _,
+    stream::{FuturesUnordered, StreamExt as _},
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     service::service_fn,
@@ -20,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
+    sync::{Notify, OwnedSemaphorePermit},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,17 +35,22 @@ use super::{
     Worker,
     handshake::{self, Opened},
     http3::alternative::advertise,
+    places::{Place, Room},
     proxied,
-    watch::{InFlight, Overdue, TICK, Unanswered, Watch, Watched},
+    watch::{IDLE, InFlight, Overdue, TICK, Unanswered, Watch, Watched},
 };
 use crate::{
     clock,
     proxy::{
         Client, Hold,
         body::{BodyError, ClientBody, ResponseBody},
-        stream,
+        dial::keep_alive,
+        stream::{self, Terms},
     },
-    route::table::Port,
+    route::{
+        client::{Arrival, ClientSettings},
+        table::Port,
+    },
 };
 
 /// How long a TLS handshake may take, and before it a PROXY header.
@@ -50,34 +61,22 @@ pub(super) async fn serve(
     worker: Arc<Worker>,
     mut stream: TcpStream,
     mut client: Client,
-    room: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(src = %client.address, %error, "connection");
         return;
     }
-    let from_proxies = worker.gateway.routing.table.load().from_proxies(client.at);
-    if let Some(from) = from_proxies {
-        let read = tokio::select! {
-            () = worker.cut.cancelled() => return,
-            read = timeout(HANDSHAKE, proxied::read(&mut stream, from)) => read,
-        };
-        match read {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(addresses))) => {
-                (client.address, client.local) = (addresses.source(), addresses.destination());
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(src = %client.address, port = client.at.port, %error, "connection");
-                return;
-            }
-            Err(_) => {
-                tracing::debug!(src = %client.address, port = client.at.port, reason = "too slow", "PROXY header");
-                return;
-            }
-        }
-    }
+    let clients = worker.gateway.routing.table.load().clients(client.at).cloned();
+    let place = match &clients {
+        None => None,
+        Some(clients) => match arrive(&worker, &clients.arrival, &mut stream, &mut client).await {
+            Some(place) => place,
+            None => return,
+        },
+    };
+    let room = Room { _permit: permit, _place: place };
     let rule = match worker.gateway.routing.table.load().port(client.at) {
         None => return,
         Some(Port::Tls(_)) => return secure(worker, stream, client, room, stop).await,
@@ -85,22 +84,61 @@ pub(super) async fn serve(
         Some(Port::Http(_)) => None,
     };
     match rule {
-        None => Box::pin(speak(worker, stream, client, room, stop)).await,
+        None => Box::pin(speak(worker, (stream, room), client, clients, stop)).await,
         Some(None) => stream::reset(&stream),
         Some(Some(rule)) => {
-            Box::pin(stream::pass(&worker.gateway.routing, &rule, (&client, stream), Vec::new(), &worker.cut)).await;
+            let terms = Terms { clients, cut: &worker.cut };
+            Box::pin(stream::pass(&worker.gateway.routing, &rule, (&client, stream), Vec::new(), &terms)).await;
         }
     }
 }
 
+/// Does what a policy demands before anything else; `None` ends the connection.
+///
+/// Whoever is one too many is not asked for a header.
+async fn arrive(
+    worker: &Worker,
+    arrival: &Arrival,
+    stream: &mut TcpStream,
+    client: &mut Client,
+) -> Option<Option<Place>> {
+    if let Some(keepalive) = &arrival.keepalive {
+        keep_alive(stream, keepalive);
+    }
+    let mut place = None;
+    if let Some(limit) = arrival.limit {
+        place = worker.gateway.places.take(client.at, limit);
+        if place.is_none() {
+            tracing::debug!(src = %client.address, port = client.at.port, reason = "too many", "connection");
+            tokio::select! {
+                () = worker.cut.cancelled() => {}
+                () = worker.gateway.places.turn_away(limit) => {}
+            }
+            return None;
+        }
+    }
+    let Some(from) = arrival.from_proxies else { return Some(place) };
+    let read = tokio::select! {
+        () = worker.cut.cancelled() => return None,
+        read = timeout(HANDSHAKE, proxied::read(stream, from)) => read,
+    };
+    match read {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(addresses))) => (client.address, client.local) = (addresses.source(), addresses.destination()),
+        Ok(Err(error)) => {
+            tracing::debug!(src = %client.address, port = client.at.port, %error, "connection");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!(src = %client.address, port = client.at.port, reason = "too slow", "PROXY header");
+            return None;
+        }
+    }
+    Some(place)
+}
+
 /// Shakes hands, and then serves what the listener of the handshake is for.
-async fn secure(
-    worker: Arc<Worker>,
-    stream: TcpStream,
-    client: Client,
-    room: OwnedSemaphorePermit,
-    stop: CancellationToken,
-) {
+async fn secure(worker: Arc<Worker>, stream: TcpStream, client: Client, room: Room, stop: CancellationToken) {
     let handshake = timeout(HANDSHAKE, handshake::open(&worker, stream, client.at));
     let opened = tokio::select! {
         () = worker.cut.cancelled() => return,
@@ -109,14 +147,17 @@ async fn secure(
     let (routing, cut) = (&worker.gateway.routing, &worker.cut);
     match opened {
         Ok(Ok(Opened::Http(stream, listener))) => {
+            let clients = listener.clients.clone();
             let client = Client { tls: Some(listener), ..client };
-            Box::pin(speak(worker, stream, client, room, stop)).await;
+            Box::pin(speak(worker, (stream, room), client, clients, stop)).await;
         }
-        Ok(Ok(Opened::Terminated(stream, rule))) => {
-            Box::pin(stream::pass(routing, &rule, (&client, stream), Vec::new(), cut)).await;
+        Ok(Ok(Opened::Terminated(stream, rule, listener))) => {
+            let terms = Terms { clients: listener.clients.clone(), cut };
+            Box::pin(stream::pass(routing, &rule, (&client, stream), Vec::new(), &terms)).await;
         }
-        Ok(Ok(Opened::Through { stream, hello, rule })) => {
-            Box::pin(stream::pass(routing, &rule, (&client, stream), hello, cut)).await;
+        Ok(Ok(Opened::Through { stream, hello, rule, listener })) => {
+            let terms = Terms { clients: listener.clients.clone(), cut };
+            Box::pin(stream::pass(routing, &rule, (&client, stream), hello, &terms)).await;
         }
         Ok(Err(error)) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -126,14 +167,23 @@ async fn secure(
     }
 }
 
-async fn speak<S>(worker: Arc<Worker>, stream: S, client: Client, room: OwnedSemaphorePermit, stop: CancellationToken)
-where
+/// Serves HTTP, by the settings of `clients` where there are any.
+async fn speak<S>(
+    worker: Arc<Worker>,
+    (stream, room): (S, Room),
+    client: Client,
+    clients: Option<Arc<ClientSettings>>,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let watch = Watch::new(clock::instant());
+    let limits = clients.as_ref().map(|clients| &clients.connection);
+    let idle = limits.and_then(|limits| limits.idle).unwrap_or(IDLE);
+    let watch = Watch::new(clock::instant(), idle);
     let stream = Watched { stream, watch: watch.clone(), _room: room };
     let alternative = worker.http3.alternative(&worker.gateway.routing.table.load(), &client);
     let (source, client) = (client.address, Arc::new(client));
+    let ration = Ration::new(limits.and_then(|limits| limits.requests));
     let service = service_fn(|mut request: Request<Incoming>| {
         if request.method() == Method::CONNECT {
             // Over HTTP/2 an upgraded stream outlives its answer, and the connection is not idle for as long.
@@ -142,17 +192,27 @@ where
         let request = Box::new(request.map(ClientBody::Http));
         let (worker, client, in_flight) = (worker.clone(), client.clone(), Unanswered::new(watch.begin()));
         let alternative = alternative.clone();
+        let says_goodbye = ration.is_spent_by_another() && request.version() < Version::HTTP_2;
         async move {
             let mut response = handle(&worker, request, client, in_flight).await;
             advertise(&mut response, alternative.as_ref());
+            if says_goodbye && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response)
         }
     });
-    let mut connection = pin!(worker.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    // Polled only when it was woken, not with each of the connection's events.
+    let own = limits.map(super::builder);
+    let builder = own.as_ref().unwrap_or(&worker.builder);
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    // Each is polled when it was woken, not with each of the connection's events.
     let mut told = FuturesUnordered::new();
-    told.push(next(&worker.cut, Some(&stop)));
-    let (mut finishing, mut stopping) = (false, false);
+    told.push(worker.cut.cancelled().map(|()| Told::Cut).boxed());
+    let duration = limits.and_then(|limits| limits.duration);
+    told.push(over(&stop, duration, &ration).map(|()| Told::Stop).boxed());
+    let tick = || sleep(TICK.min(idle)).map(|()| Told::Tick).boxed();
+    told.push(tick());
+    let mut finishing = false;
     loop {
         let next_told = tokio::select! {
             biased;
@@ -166,10 +226,7 @@ where
         };
         match next_told {
             Told::Cut => return,
-            Told::Stop => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
+            Told::Stop => connection.as_mut().graceful_shutdown(),
             Told::Tick => match watch.overdue(clock::instant()) {
                 None => {}
                 // Idle connections are said goodbye to; whoever does not answer is gone a tick later.
@@ -183,7 +240,7 @@ where
                 }
             },
         }
-        told.push(next(&worker.cut, Some(&stop).filter(|_| !stopping)));
+        told.push(tick());
     }
 }
 
@@ -197,17 +254,42 @@ enum Told {
     Tick,
 }
 
-async fn next(cut: &CancellationToken, stop: Option<&CancellationToken>) -> Told {
-    let stopped = async {
-        match stop {
-            Some(stop) => stop.cancelled().await,
+/// Until a connection is to begin nothing more: its port goes, it has lived for its time, or it has had its requests.
+pub(super) async fn over(stop: &CancellationToken, duration: Option<Duration>, ration: &Ration) {
+    let age = async {
+        match duration {
+            Some(limit) => sleep(limit).await,
             None => pending().await,
         }
     };
     tokio::select! {
-        () = cut.cancelled() => Told::Cut,
-        () = stopped => Told::Stop,
-        () = sleep(TICK) => Told::Tick,
+        () = stop.cancelled() => {}
+        () = age => {}
+        () = ration.spent.notified() => {}
+    }
+}
+
+/// How many requests a connection carries.
+#[derive(Debug)]
+pub(super) struct Ration {
+    limit: Option<u32>,
+    used: AtomicU32,
+    /// The last one has begun.
+    spent: Notify,
+}
+
+impl Ration {
+    pub(super) fn new(limit: Option<u32>) -> Self {
+        Self { limit, used: AtomicU32::new(0), spent: Notify::new() }
+    }
+
+    /// Counts a request; says whether it is the last one, or one too many already.
+    pub(super) fn is_spent_by_another(&self) -> bool {
+        let is_last = self.limit.is_some_and(|limit| self.used.fetch_add(1, Relaxed).saturating_add(1) >= limit);
+        if is_last {
+            self.spent.notify_one();
+        }
+        is_last
     }
 }
 

@@ -31,12 +31,13 @@ const HELLO_BYTES_MAX: usize = 16 * 1024;
 pub(super) enum Opened {
     Http(TlsStream<TcpStream>, Arc<TlsListener>),
     /// TLS ended here; what is inside goes to the rule's backends.
-    Terminated(TlsStream<TcpStream>, Arc<Rule>),
+    Terminated(TlsStream<TcpStream>, Arc<Rule>, Arc<TlsListener>),
     /// The backend does TLS: the bytes so far, and all that follow, are for it.
     Through {
         stream: TcpStream,
         hello: Vec<u8>,
         rule: Arc<Rule>,
+        listener: Arc<TlsListener>,
     },
 }
 
@@ -92,8 +93,11 @@ pub(super) async fn open(worker: &Worker, mut stream: TcpStream, at: ListenAddre
             let rule = rules.covering(hello.name.as_deref().unwrap_or_default()).next().cloned();
             let Some(rule) = rule else { return refuse(stream, HandshakeError::NoRule(hello.name)).await };
             match tls {
-                None => Ok(Opened::Through { stream, hello: hello.bytes, rule }),
-                Some(tls) => Ok(Opened::Terminated(shake(worker, stream, hello, (tls, Carries::Bytes)).await?, rule)),
+                None => Ok(Opened::Through { stream, hello: hello.bytes, rule, listener }),
+                Some(tls) => {
+                    let stream = shake(worker, stream, hello, (tls, Carries::Bytes)).await?;
+                    Ok(Opened::Terminated(stream, rule, listener))
+                }
             }
         }
     }

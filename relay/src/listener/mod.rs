@@ -16,6 +16,7 @@ mod connection;
 mod datagrams;
 mod handshake;
 mod http3;
+mod places;
 mod proxied;
 pub mod tls;
 mod watch;
@@ -39,10 +40,16 @@ use hyper_util::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::datagrams::{Limits, SESSIONS_MAX};
+use self::{
+    datagrams::{Limits, SESSIONS_MAX},
+    places::Places,
+};
 use crate::{
     proxy::{Client, Proxy, Routing},
-    route::table::{ListenAddress, Speaks, Table},
+    route::{
+        client::Connection,
+        table::{ListenAddress, Speaks, Table},
+    },
 };
 
 /// Connections of one worker; further ones wait in the kernel's backlog.
@@ -87,13 +94,14 @@ pub struct Gateway {
     /// What all others present.
     pub configs: tls::Configs,
     http3_tickets: http3::Tickets,
+    places: Arc<Places>,
 }
 
 impl Gateway {
     #[must_use]
     pub fn new(routing: Arc<Routing>) -> Arc<Self> {
         let (configs, http3_tickets) = (tls::Configs::default(), http3::Tickets::default());
-        Arc::new(Self { routing, tls: ArcSwapOption::empty(), configs, http3_tickets })
+        Arc::new(Self { routing, tls: ArcSwapOption::empty(), configs, http3_tickets, places: Arc::default() })
     }
 }
 
@@ -130,7 +138,7 @@ impl Worker {
         let proxy = Proxy::new(gateway.routing.clone(), tasks.clone(), cut.clone());
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let (datagrams, http3) = (Limits::new(sessions), Arc::default());
-        Arc::new(Self { gateway, proxy, builder: builder(), room, datagrams, http3, tasks, cut })
+        Arc::new(Self { gateway, proxy, builder: builder(&Connection::default()), room, datagrams, http3, tasks, cut })
     }
 
     /// Accepts on `socket` until `stop` is cancelled, which also asks the connections to finish.
@@ -190,27 +198,28 @@ impl Worker {
     }
 }
 
-/// HTTP/1.1 and HTTP/2 with every limit set; the timers are needed by the limits that take time.
-fn builder() -> auto::Builder<TokioExecutor> {
+/// HTTP/1.1 and HTTP/2 with every limit set, where a policy does not set another; the timers are needed by the limits that take time.
+fn builder(of: &Connection) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        // `watch` sees to slow heads and idle connections for less than a timer for each request.
-        .header_read_timeout(None)
+        // A policy's idle time, to the moment. `watch` sees to all others, and to slow heads, for less than a timer for
+        // each request.
+        .header_read_timeout(of.idle)
         .half_close(true)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(of.http2.streams.unwrap_or(STREAMS_MAX))
         .enable_connect_protocol()
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(RESETS_OWN_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(of.http2.stream_window.unwrap_or(STREAM_WINDOW_BYTES))
+        .initial_connection_window_size(of.http2.connection_window.unwrap_or(CONNECTION_WINDOW_BYTES))
         .max_send_buf_size(SEND_BYTES_MAX)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);

@@ -6,7 +6,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 
 use crate::{
     proxy_protocol::{Addresses, DecodeError, Decoded, HEADER_BYTES_MAX, Header, decode},
-    route::table::FromProxies,
+    route::client::FromProxies,
 };
 
 /// How long is waited for more when too little has come to say whether it begins a header.

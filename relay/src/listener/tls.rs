@@ -13,22 +13,25 @@ use std::{
 };
 
 use rustls::{
-    ServerConfig, SignatureAlgorithm,
-    crypto::{CryptoProvider, aws_lc_rs},
+    ServerConfig, SignatureAlgorithm, SupportedCipherSuite,
+    crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer},
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache, VerifierBuilderError},
     sign::CertifiedKey,
 };
 
 use crate::{
     authority::tls::provider,
-    route::tls::{Certified, Clients, ServerTls},
+    route::tls::{Certified, Clients, Demands, ServerTls, Sessions, Versions},
 };
 
 /// Configurations that are kept; beyond it the one unused for longest goes, and its sessions with it.
 ///
 /// About 10 KiB each. A relay with more certificates than this makes some of them anew for a handshake.
 const CONFIGS_MAX: usize = 4096;
+
+/// Sessions that a listener remembers whose policy wants it so; beyond it the oldest is forgotten. About 1 KiB each.
+const SESSIONS_MAX: usize = 4096;
 
 /// What passes over a connection once TLS is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,25 +67,20 @@ pub fn server_config(
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
-    finish(config, Carries::Http, Resumes::ByTicket).map(Arc::new)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resumes {
-    ByTicket,
-    Never,
+    finish(config, Carries::Http, Sessions::Tickets).map(Arc::new)
 }
 
 /// What all listeners have in common.
-fn finish(mut config: ServerConfig, carries: Carries, resumes: Resumes) -> Result<ServerConfig, rustls::Error> {
+fn finish(mut config: ServerConfig, carries: Carries, sessions: Sessions) -> Result<ServerConfig, rustls::Error> {
     if carries == Carries::Http {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     }
     // TLS 1.2 resumes by tickets only, like TLS 1.3, so that no table of sessions grows here.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    match resumes {
-        Resumes::ByTicket => config.ticketer = aws_lc_rs::Ticketer::new()?,
-        Resumes::Never => config.send_tls13_tickets = 0,
+    match sessions {
+        Sessions::Tickets => config.ticketer = aws_lc_rs::Ticketer::new()?,
+        Sessions::Remembered => config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX),
+        Sessions::Never => config.send_tls13_tickets = 0,
     }
     Ok(config)
 }
@@ -116,7 +114,7 @@ impl Configs {
         own: Option<&Arc<ServerConfig>>,
     ) -> Result<Arc<ServerConfig>, TlsError> {
         let own = own.filter(|_| tls.certificates.is_empty());
-        if let (Some(own), Carries::Http, Clients::Anybody) = (own, carries, &tls.clients) {
+        if let (Some(own), Carries::Http, Clients::Anybody, None) = (own, carries, &tls.clients, &tls.demands) {
             return Ok(own.clone());
         }
         let now = self.uses.fetch_add(1, Relaxed);
@@ -145,18 +143,53 @@ impl Configs {
 }
 
 fn make(tls: &ServerTls, carries: Carries, own: Option<&Arc<ServerConfig>>) -> Result<ServerConfig, TlsError> {
-    let provider = provider();
+    let demands = tls.demands.as_deref().cloned().unwrap_or_default();
+    let provider = demanded(&demands);
     let resolver: Arc<dyn ResolvesServerCert> = if tls.certificates.is_empty() {
         own.ok_or(TlsError::NoCertificate)?.cert_resolver.clone()
     } else {
         Arc::new(ByKey::new(&tls.certificates, &provider)?)
     };
     let verifier = clients::verifier(&tls.clients)?;
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let versions: &[_] = match demands.versions {
+        Versions::Both => rustls::ALL_VERSIONS,
+        Versions::Tls12 => &[&rustls::version::TLS12],
+        Versions::Tls13 => &[&rustls::version::TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
     let config = builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
     // A resumed session is not verified again, and would outlive the client's certificate.
-    let resumes = if matches!(tls.clients, Clients::Valid(_)) { Resumes::Never } else { Resumes::ByTicket };
-    Ok(finish(config, carries, resumes)?)
+    let is_checked = matches!(tls.clients, Clients::Valid(_) | Clients::Checked(_));
+    let sessions = if is_checked { Sessions::Never } else { demands.sessions };
+    let mut config = finish(config, carries, sessions)?;
+    if let (Carries::Http, Some(alpn)) = (carries, &demands.alpn) {
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    }
+    Ok(config)
+}
+
+/// The provider with the ciphers and groups that are demanded, in the order in which they are.
+fn demanded(demands: &Demands) -> Arc<CryptoProvider> {
+    let mut provider = provider();
+    if demands.ciphers.is_empty() && demands.groups.is_empty() {
+        return provider;
+    }
+    let CryptoProvider { cipher_suites, kx_groups, .. } = Arc::make_mut(&mut provider);
+    if !demands.ciphers.is_empty() {
+        let rank = |suite: &SupportedCipherSuite| {
+            demands.ciphers.iter().position(|&cipher| cipher == u16::from(suite.suite()))
+        };
+        // Those of TLS 1.3 are not chosen by policies.
+        cipher_suites.retain(|suite| suite.tls13().is_some() || rank(suite).is_some());
+        cipher_suites.sort_by_key(rank);
+    }
+    if !demands.groups.is_empty() {
+        let rank =
+            |group: &&dyn SupportedKxGroup| demands.groups.iter().position(|&wanted| wanted == u16::from(group.name()));
+        kx_groups.retain(|group| rank(group).is_some());
+        kx_groups.sort_by_key(rank);
+    }
+    provider
 }
 
 /// Presents the certificate whose key the client understands; of several, one that is cheap to sign with.
@@ -194,7 +227,7 @@ mod tests {
         let get = |number: usize| {
             // No CA, but content all the same.
             let clients = Clients::ValidOrNot(vec![number.to_be_bytes()[..].into()]);
-            configs.get(&Arc::new(ServerTls { certificates: vec![], clients }), Carries::Http, Some(&own)).unwrap()
+            configs.get(&Arc::new(ServerTls { clients, ..ServerTls::default() }), Carries::Http, Some(&own)).unwrap()
         };
         let first: Vec<_> = (0..CONFIGS_MAX).map(get).collect();
         assert!(Arc::ptr_eq(&get(0), &first[0]));

@@ -13,11 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::places::Room;
 use crate::clock;
 
 /// How long the head of an HTTP/1.1 request may take from its first byte (slowloris).
@@ -75,6 +73,8 @@ impl Wasted {
 #[derive(Debug)]
 pub(super) struct Watch {
     began: Instant,
+    /// How long there may be no request.
+    idle: Duration,
     requests: AtomicU32,
     idle_since: AtomicU64,
     head_since: AtomicU64,
@@ -116,9 +116,10 @@ impl Drop for Unanswered {
 }
 
 impl Watch {
-    pub(super) fn new(now: Instant) -> Arc<Self> {
+    pub(super) fn new(now: Instant, idle: Duration) -> Arc<Self> {
         Arc::new(Self {
             began: now,
+            idle,
             requests: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
@@ -189,7 +190,7 @@ impl Watch {
         if !self.is_http2() && exceeds(&self.head_since, HEAD) {
             return Some(Overdue::Head);
         }
-        exceeds(&self.idle_since, IDLE).then_some(Overdue::Idle)
+        exceeds(&self.idle_since, self.idle).then_some(Overdue::Idle)
     }
 }
 
@@ -204,7 +205,7 @@ impl Drop for InFlight {
 pub(super) struct Watched<S> {
     pub(super) stream: S,
     pub(super) watch: Arc<Watch>,
-    pub(super) _room: OwnedSemaphorePermit,
+    pub(super) _room: Room,
 }
 
 impl<S> Watched<S> {
@@ -270,7 +271,7 @@ mod tests {
     #[test]
     fn a_head_is_overdue_ten_seconds_after_its_first_byte() {
         let start = clock::instant();
-        let watch = Watch::new(start);
+        let watch = Watch::new(start, IDLE);
         assert!(watch.awaits_head());
         watch.handle_bytes(b"GET ", start + 5 * SECOND);
         assert!(!watch.awaits_head());
@@ -281,7 +282,7 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_never_idle() {
         let start = clock::instant();
-        let watch = Watch::new(start);
+        let watch = Watch::new(start, IDLE);
         watch.handle_bytes(b"G", start);
         let request = watch.begin();
         assert_eq!(watch.overdue(start + 1000 * SECOND), None);
@@ -293,7 +294,7 @@ mod tests {
 
     #[test]
     fn requests_given_up_count_against_those_that_were_answered() {
-        let watch = Watch::new(clock::instant());
+        let watch = Watch::new(clock::instant(), IDLE);
         let request = || Unanswered::new(watch.begin());
         assert!(request().answered().is_some());
         for _ in 0..WASTED_MAX + 1 {
@@ -309,7 +310,7 @@ mod tests {
     #[test]
     fn a_connection_without_any_byte_is_idle_after_a_minute() {
         let start = clock::instant();
-        let watch = Watch::new(start);
+        let watch = Watch::new(start, IDLE);
         assert_eq!(watch.overdue(start + 59 * SECOND), None);
         assert_eq!(watch.overdue(start + 60 * SECOND), Some(Overdue::Idle));
     }
@@ -317,10 +318,10 @@ mod tests {
     #[test]
     fn frames_of_http2_are_no_heads() {
         let start = clock::instant();
-        let watch = Watch::new(start);
+        let watch = Watch::new(start, IDLE);
         watch.handle_bytes(b"PRI * HTTP/2.0", start);
         assert_eq!(watch.overdue(start + 20 * SECOND), None);
-        let other = Watch::new(start);
+        let other = Watch::new(start, IDLE);
         other.handle_bytes(b"PR", start);
         other.handle_bytes(b"OPFIND", start);
         assert_eq!(other.overdue(start + 20 * SECOND), Some(Overdue::Head));
@@ -329,7 +330,7 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_is_given_up_even_in_a_response() {
         let start = clock::instant();
-        let watch = Watch::new(start);
+        let watch = Watch::new(start, IDLE);
         let _request = watch.begin();
         watch.handle_blocked(start + SECOND);
         watch.handle_blocked(start + 30 * SECOND);

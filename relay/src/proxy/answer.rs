@@ -5,7 +5,9 @@ use std::io;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{body::ResponseBody, may_dial::Denied, names::Unresolved, request::Refusal, upstream_tls::TlsFault};
+use super::{
+    body::ResponseBody, may_dial::Denied, names::Unresolved, origin::NoOrigin, request::Refusal, upstream_tls::TlsFault,
+};
 use crate::tunnel::DialError;
 
 /// What a client understands an answer in.
@@ -33,6 +35,8 @@ impl Language {
 pub enum Failure {
     #[error("{0}")]
     Refused(#[from] Refusal),
+    #[error("{0}")]
+    NoOrigin(#[from] NoOrigin),
     #[error("no route for host {host:?}")]
     UnknownHost { host: String },
     #[error("no route for path {path:?} of host {host:?} with this method and these headers")]
@@ -96,6 +100,7 @@ impl Failure {
                 StatusCode::NOT_IMPLEMENTED
             }
             Self::Refused(_) | Self::UploadBroken => StatusCode::BAD_REQUEST,
+            Self::NoOrigin(_) => StatusCode::FORBIDDEN,
             Self::UnknownHost { .. } | Self::NoRule { .. } => StatusCode::NOT_FOUND,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Unresolved { status, .. } => {

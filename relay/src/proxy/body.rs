@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::{record::Record, upstream::Lease};
+use crate::route::client::Requests;
 
 /// How long a client may keep a backend waiting for the next part of a body.
 ///
@@ -40,6 +41,8 @@ const DOWNLOAD_IDLE: Duration = Duration::from_secs(300);
 pub enum BodyError {
     #[error("no bytes came for {} seconds", .0.as_secs())]
     Stalled(Duration),
+    #[error("it did not come in full within {} seconds", .0.as_secs())]
+    Late(Duration),
     #[error("the sender broke off")]
     Broken(#[from] hyper::Error),
     #[error("the sender broke off: {0}")]
@@ -62,6 +65,8 @@ pub enum ClientBody {
     Empty,
     /// Of a protocol that the listener reads itself.
     Other(UnsyncBoxBody<Bytes, BodyError>),
+    /// Of a listener that sets times of its own.
+    Timed(Box<Timed>),
     /// No body, but the bytes of an extended CONNECT, both ways (RFC 9220), for when the backend agrees.
     Switched(DuplexStream),
 }
@@ -74,6 +79,7 @@ impl Body for ClientBody {
         match &mut *self {
             Self::Http(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
             Self::Other(body) => Pin::new(body).poll_frame(cx),
+            Self::Timed(timed) => timed.poll_frame(cx),
             Self::Empty | Self::Switched(_) => Poll::Ready(None),
         }
     }
@@ -82,6 +88,7 @@ impl Body for ClientBody {
         match self {
             Self::Http(incoming) => incoming.is_end_stream(),
             Self::Other(body) => body.is_end_stream(),
+            Self::Timed(timed) => timed.body.is_end_stream(),
             Self::Empty | Self::Switched(_) => true,
         }
     }
@@ -90,8 +97,50 @@ impl Body for ClientBody {
         match self {
             Self::Http(incoming) => incoming.size_hint(),
             Self::Other(body) => body.size_hint(),
+            Self::Timed(timed) => timed.body.size_hint(),
             Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
         }
+    }
+}
+
+/// A body that must have come in time, and may not stop coming for longer than its listener says.
+#[derive(Debug)]
+pub struct Timed {
+    body: ClientBody,
+    /// When all of it must be there, and how long after the head that is.
+    whole: Option<(Pin<Box<Sleep>>, Duration)>,
+    /// How long it may be silent.
+    idle: Option<Duration>,
+}
+
+impl ClientBody {
+    /// Holds the body of a request that `arrived` then to the times that `clients` have.
+    pub(super) fn timed(self, clients: &Requests, arrived: Instant) -> Self {
+        if self.is_end_stream() || (clients.received_within.is_none() && clients.idle.is_none()) {
+            return self;
+        }
+        let until = |limit: Duration| (Box::pin(sleep_until((arrived + limit).into())), limit);
+        let (whole, idle) = (clients.received_within.map(until), clients.idle);
+        Self::Timed(Box::new(Timed { body: self, whole, idle }))
+    }
+
+    /// How long the next part may be waited for.
+    fn idle(&self) -> Duration {
+        match self {
+            Self::Timed(timed) => timed.idle.unwrap_or(UPLOAD_IDLE),
+            Self::Http(_) | Self::Empty | Self::Other(_) | Self::Switched(_) => UPLOAD_IDLE,
+        }
+    }
+}
+
+impl Timed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some((until, limit)) = &mut self.whole
+            && until.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(BodyError::Late(*limit))));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 }
 
@@ -100,6 +149,7 @@ impl Body for ClientBody {
 pub struct Meter {
     bytes: AtomicU64,
     stalled: AtomicBool,
+    answered: AtomicBool,
     broken: AtomicBool,
 }
 
@@ -120,6 +170,12 @@ impl Meter {
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.broken.load(Relaxed)
+    }
+
+    /// The backend has begun to answer: from then on its silence counts, and not that of a client that only listens, as
+    /// in a gRPC stream both ways.
+    pub(super) fn answered(&self) {
+        self.answered.store(true, Relaxed);
     }
 
     pub(super) fn add(&self, bytes: u64) {
@@ -202,7 +258,7 @@ impl RequestBody {
 
     /// A body of which `ahead` was read already.
     pub(super) fn rest(ahead: VecDeque<Bytes>, incoming: ClientBody, meter: Arc<Meter>) -> Self {
-        let stall = Stall::new(UPLOAD_IDLE);
+        let stall = Stall::new(incoming.idle());
         Self::Stream(Box::new(Upload { incoming, ahead, meter, stall, copies: Vec::new() }))
     }
 
@@ -222,7 +278,7 @@ impl RequestBody {
 
 /// The next part of a body that is read before anything is sent; it may not be waited for longer than any other.
 pub(super) async fn next_frame(body: &mut ClientBody) -> Option<Result<Frame<Bytes>, BodyError>> {
-    let mut stall = Stall::new(UPLOAD_IDLE);
+    let mut stall = Stall::new(body.idle());
     poll_fn(|cx| {
         let frame = Pin::new(&mut *body).poll_frame(cx);
         stall.watch(cx, frame)
@@ -236,7 +292,7 @@ impl Upload {
             Some(part) => Poll::Ready(Some(Ok(Frame::data(part)))),
             None => {
                 let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-                self.stall.watch(cx, frame)
+                if self.meter.answered.load(Relaxed) { frame } else { self.stall.watch(cx, frame) }
             }
         };
         match &frame {
@@ -253,8 +309,8 @@ impl Upload {
             Poll::Ready(None) => self.end_copies(),
             Poll::Ready(Some(Err(error))) => {
                 self.copies.clear();
-                let fault =
-                    if matches!(error, BodyError::Stalled(_)) { &self.meter.stalled } else { &self.meter.broken };
+                let is_late = matches!(error, BodyError::Stalled(_) | BodyError::Late(_));
+                let fault = if is_late { &self.meter.stalled } else { &self.meter.broken };
                 fault.store(true, Relaxed);
             }
             Poll::Pending => {}
@@ -362,6 +418,13 @@ impl ResponseBody {
         Self { source: Source::Other(UnsyncBoxBody::new(body)), record: Record::default() }
     }
 
+    /// Breaks off when nothing of the response comes for `limit`.
+    pub(super) fn may_be_silent_for(&mut self, limit: Duration) {
+        if let Source::Stream(download) = &mut self.source {
+            download.stall = Stall::new(limit);
+        }
+    }
+
     /// What a client that asked with HEAD gets: a text of ours is told the length of, and not sent (RFC 9110 §9.3.2).
     /// A backend that was asked with HEAD has sent nothing.
     pub(super) fn left_out(self) -> (Self, Option<u64>) {
@@ -452,6 +515,11 @@ impl Body for ResponseBody {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::{poll, stream};
+    use http_body_util::{BodyExt as _, StreamBody};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -468,5 +536,29 @@ mod tests {
         let stalled = poll_fn(|cx| stall.watch::<BodyError>(cx, Poll::Pending)).await;
         assert!(matches!(stalled, Some(Err(BodyError::Stalled(UPLOAD_IDLE)))));
         assert_eq!(start.elapsed().as_secs(), 3 * 59 + 60);
+    }
+
+    /// A body of which nothing ever comes, from a listener that lets it be silent for `idle`.
+    fn silent(idle: Option<Duration>, meter: &Arc<Meter>) -> RequestBody {
+        let body = ClientBody::Other(UnsyncBoxBody::new(StreamBody::new(stream::pending())));
+        RequestBody::stream(ClientBody::Timed(Box::new(Timed { body, whole: None, idle })), meter.clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_may_let_bodies_be_silent_for_longer() {
+        for (idle, want) in [(None, UPLOAD_IDLE), (Some(UPLOAD_IDLE * 2), UPLOAD_IDLE * 2)] {
+            let frame = silent(idle, &Arc::default()).frame().await;
+            assert!(matches!(frame, Some(Err(BodyError::Stalled(limit))) if limit == want), "{frame:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_only_listens_is_not_given_up() {
+        let meter = Arc::default();
+        let mut body = silent(None, &meter);
+        let mut waiting = pin!(tokio::time::timeout(UPLOAD_IDLE * 9, body.frame()));
+        assert!(poll!(waiting.as_mut()).is_pending(), "it is waited for already when the answer begins");
+        meter.answered();
+        assert!(waiting.await.is_err());
     }
 }

@@ -121,7 +121,7 @@ async fn connected(
 }
 
 /// Finds out about peers that went away without a word. What cannot be set is not needed to pass bytes.
-pub(super) fn keep_alive(socket: &TcpStream, wanted: &Keepalive) {
+pub(crate) fn keep_alive(socket: &TcpStream, wanted: &Keepalive) {
     let mut keepalive = TcpKeepalive::new().with_time(wanted.idle.unwrap_or(KEEPALIVE));
     keepalive = keepalive.with_interval(wanted.interval.unwrap_or(KEEPALIVE_AGAIN));
     keepalive = keepalive.with_retries(wanted.probes.unwrap_or(KEEPALIVE_TRIES));

@@ -256,7 +256,7 @@ async fn gather(mut incoming: ClientBody, meter: &Arc<Meter>) -> Result<RequestB
     let mut length = 0;
     while let Some(frame) = next_frame(&mut incoming).await {
         let frame = frame.map_err(|error| match error {
-            BodyError::Stalled(_) => Failure::UploadStalled,
+            BodyError::Stalled(_) | BodyError::Late(_) => Failure::UploadStalled,
             _ => Failure::UploadBroken,
         })?;
         let Ok(data) = frame.into_data() else { continue };

@@ -4,7 +4,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{Client, request::Asked};
+use super::{Client, origin::Found, request::Asked};
 use crate::route::table::Scheme;
 
 /// Fields of one connection only (RFC 9110 §7.6.1), and those that older software treats so.
@@ -19,14 +19,15 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Makes a client's header fields those that the backend may see; says whether the client can take trailers.
 ///
-/// `X-Forwarded-For`, `-Proto` and `-Host` are ours; whatever else claims to know the client or its path is dropped.
-pub(super) fn forward_request(headers: &mut HeaderMap, asked: &Asked, client: &Client) -> bool {
+/// `X-Forwarded-For`, `-Proto` and `-Host` are ours; whatever else claims to know the client or its path is dropped. What
+/// trusted proxies say of `client`, who is the nearest of them, is `found`.
+pub(super) fn forward_request(headers: &mut HeaderMap, asked: &Asked, client: &Client, found: Option<&Found>) -> bool {
     let trailers = headers.get_all(header::TE).iter().any(|value| has_token(value, "trailers"));
     strip_hop_by_hop(headers);
     headers.remove(header::HOST);
@@ -41,13 +42,20 @@ pub(super) fn forward_request(headers: &mut HeaderMap, asked: &Asked, client: &C
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    let ip = client.address.ip().to_canonical().to_string();
+    let ip = match found {
+        None => client.address.ip().to_canonical().to_string(),
+        Some(found) => found.chain(client.address.ip()),
+    };
     for (name, value) in
         [(FORWARDED_FOR, HeaderValue::from_str(&ip)), (FORWARDED_HOST, HeaderValue::from_str(asked.authority.as_str()))]
     {
         headers.insert(name, value.expect("an address and a checked authority are visible ASCII"));
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
+    if let Some(found) = found {
+        headers.extend(found.proto.clone().map(|proto| (FORWARDED_PROTO, proto)));
+        headers.extend(found.host.clone().map(|host| (FORWARDED_HOST, host)));
+    }
     trailers
 }
 
@@ -134,9 +142,10 @@ mod tests {
                 project: ProjectName::default(),
                 hostname: HostPattern::Any,
                 serves: TlsServes::Http(Arc::default()),
+                clients: None,
             })),
         };
-        let trailers = forward_request(&mut headers, &asked, &client);
+        let trailers = forward_request(&mut headers, &asked, &client, None);
         (headers, trailers)
     }
 

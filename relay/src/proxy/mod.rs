@@ -18,6 +18,7 @@ mod headers;
 pub mod may_dial;
 mod mirror;
 pub mod names;
+mod origin;
 mod path;
 mod record;
 mod request;
@@ -29,18 +30,22 @@ pub mod upstream_tls;
 
 use std::{
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts, response};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     answer::{Failure, Language},
-    body::{ClientBody, ResponseBody},
+    body::{ClientBody, Meter, ResponseBody},
     compression::Asks,
     exchange::{Answered, Exchange, Sent},
     forward::Pseudonym,
@@ -57,6 +62,7 @@ use self::{
 use crate::{
     clock,
     route::{
+        client::ClientSettings,
         fleet::{Registry, Watched},
         matcher::Head,
         table::{ListenAddress, Miss, Scheme, Table, TlsListener},
@@ -205,14 +211,25 @@ impl Proxy {
         let asked = request::check(&parts)?;
         let mut sent = Box::new(Sent { parts, asked });
         let Sent { parts, asked } = &mut *sent;
-        let rule = select(&self.routing.table.load(), asked, parts, client)?;
+        let (rule, settings) = select(&self.routing.table.load(), asked, parts, client);
+        let of_clients = settings.as_ref().map(|settings| &settings.requests);
+        let origin = of_clients.and_then(|clients| clients.origin.as_ref());
+        let found = origin.map(|origin| origin::find(origin, &parts.headers, client)).transpose()?;
+        let behind = found.as_ref().map(|found| Arc::new(found.of(client)));
+        behind.iter().for_each(|client| record.came_from(client));
+        let rule = rule?;
         record.chose(&rule, None);
         let web = if rule.answers == Answers::Grpc { grpc_web::Form::take(&mut parts.headers) } else { None };
         let incoming = match web {
             Some(form) => form.upload(incoming),
             None => incoming,
         };
-        let trailers = headers::forward_request(&mut parts.headers, asked, client) || web.is_some();
+        let incoming = match of_clients {
+            Some(clients) => incoming.timed(clients, arrived),
+            None => incoming,
+        };
+        let trailers = headers::forward_request(&mut parts.headers, asked, client, found.as_ref()) || web.is_some();
+        let client = behind.as_deref().unwrap_or(client);
         let back = filters::Back {
             origin: parts.headers.get(header::ORIGIN).cloned(),
             asks: if upgrade.is_some() { Asks::default() } else { Asks::of(&rule, parts) },
@@ -237,12 +254,25 @@ impl Proxy {
         let (key, meter) = (pin.key, record.meter());
         let pinned = pinned.as_ref();
         let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter, arrived, key, pinned };
-        let mut reply = exchange.run(sent, of_rule, incoming, upgrade.is_some()).await?;
+        let idle = of_clients.and_then(|clients| clients.idle);
+        let upgrades = upgrade.is_some();
+        let mut reply = match idle {
+            None => exchange.run(sent, of_rule, incoming, upgrades).await?,
+            // Boxed, so that requests without such a limit are no larger for it.
+            Some(limit) => {
+                let answered = Box::pin(exchange.run(sent, of_rule, incoming, upgrades));
+                unless_silent(limit, &exchange.meter, answered).await?
+            }
+        };
+        exchange.meter.answered();
         record.holds(reply.held.take());
         let moved = reply.place.filter(|&place| pinned.is_none_or(|pinned| pinned.place != place));
         let mut response = self.pass_back(reply, upgrade, record)?;
         if let Some(place) = moved {
             session::tell(&self.routing, &rule, place, client, response.headers_mut());
+        }
+        if let Some(limit) = idle {
+            response.body_mut().may_be_silent_for(limit);
         }
         response.headers_mut().extend(pin.cookie.map(|cookie| (header::SET_COOKIE, cookie)));
         Ok(filters::after(&[&backend.filters, &rule.filters], &back, response))
@@ -291,9 +321,35 @@ fn without_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
     Response::from_parts(parts, body)
 }
 
-/// The rule that serves the request. The table is borrowed for no longer, so that a long response does not keep an old
-/// one alive.
-fn select(table: &Table, asked: &Asked, parts: &Parts, client: &Client) -> Result<Arc<Rule>, Failure> {
+/// Waits for the answer as long as something of the request comes within each `limit`.
+async fn unless_silent<T>(
+    limit: Duration,
+    meter: &Meter,
+    mut answered: Pin<Box<impl Future<Output = Result<T, Failure>>>>,
+) -> Result<T, Failure> {
+    loop {
+        let before = meter.bytes();
+        match timeout(limit, &mut answered).await {
+            Ok(answered) => return answered,
+            Err(_) if meter.bytes() == before => return Err(Failure::AnswerTimedOut),
+            Err(_) => {}
+        }
+    }
+}
+
+/// The rule that serves the request, and how its listener deals with clients. The table is borrowed for no longer, so
+/// that a long response does not keep an old one alive.
+fn select(
+    table: &Table,
+    asked: &Asked,
+    parts: &Parts,
+    client: &Client,
+) -> (Result<Arc<Rule>, Failure>, Option<Arc<ClientSettings>>) {
+    let settings = table.requests(client.at, &asked.host, client.tls.as_deref()).cloned();
+    (rule(table, asked, parts, client), settings)
+}
+
+fn rule(table: &Table, asked: &Asked, parts: &Parts, client: &Client) -> Result<Arc<Rule>, Failure> {
     let (path, query) = (asked.path_and_query.path(), asked.path_and_query.query());
     let head = Head { at: client.at, host: &asked.host, method: &parts.method, path, query, headers: &parts.headers };
     let selection = table.select(&head, client.tls.as_deref()).map_err(|miss| match miss {

@@ -53,6 +53,13 @@ impl Record {
         self.0.as_ref().map(|facts| facts.meter.clone()).unwrap_or_default()
     }
 
+    /// The client is somebody else than who connected.
+    pub(super) fn came_from(&mut self, client: &Arc<Client>) {
+        if let Some(facts) = &mut self.0 {
+            facts.client = client.clone();
+        }
+    }
+
     pub(super) fn chose(&mut self, rule: &Arc<Rule>, backend: Option<&Backend>) {
         if let Some(facts) = &mut self.0 {
             facts.rule = Some(rule.clone());

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     clock,
     route::{
+        client::ClientSettings,
         fleet::{Ask, Held, Outcome},
         target::{Backend, Keepalive, Rule},
     },
@@ -66,6 +67,31 @@ pub fn reset(socket: &TcpStream) {
     }
 }
 
+/// How long a connection may last, by what its listener says of clients.
+#[derive(Debug)]
+pub struct Terms<'a> {
+    pub clients: Option<Arc<ClientSettings>>,
+    pub cut: &'a CancellationToken,
+}
+
+impl Terms<'_> {
+    fn keepalive(&self) -> Keepalive {
+        self.clients.as_ref().and_then(|clients| clients.arrival.keepalive).unwrap_or_default()
+    }
+
+    fn silence(&self) -> Duration {
+        self.clients.as_ref().and_then(|clients| clients.connection.stream_idle).unwrap_or(SILENCE)
+    }
+
+    /// When it has lived as long as it may.
+    async fn end(&self) {
+        match self.clients.as_ref().and_then(|clients| clients.connection.duration) {
+            Some(limit) => sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// Passes what `client` carries to a backend of `rule` and back, beginning with `early`, which was read before.
 ///
 /// Returns when both ends are done, or all is lost: no backend, a broken end, silence, `cut`. Then the client is reset.
@@ -74,11 +100,11 @@ pub async fn pass<S: Carrier>(
     rule: &Arc<Rule>,
     (who, mut client): (&Client, S),
     early: Vec<u8>,
-    cut: &CancellationToken,
+    terms: &Terms<'_>,
 ) {
     let mut record = Record::new(rule, who);
     let opened = tokio::select! {
-        () = cut.cancelled() => return reset(client.socket()),
+        () = terms.cut.cancelled() => return reset(client.socket()),
         opened = open(routing, rule, who, &mut record) => opened,
     };
     // Held until the connection ends.
@@ -89,10 +115,11 @@ pub async fn pass<S: Carrier>(
             return reset(client.socket());
         }
     };
-    keep_alive(client.socket(), &Keepalive::default());
+    keep_alive(client.socket(), &terms.keepalive());
     let ended = tokio::select! {
-        () = cut.cancelled() => Err(io::Error::other("the gateway stops")),
-        ended = join(&mut client, &mut backend, early, &record) => ended,
+        () = terms.cut.cancelled() => Err(io::Error::other("the gateway stops")),
+        () = terms.end() => Err(io::Error::new(io::ErrorKind::TimedOut, "it lived as long as it may")),
+        ended = join(&mut client, &mut backend, early, (&record, terms.silence())) => ended,
     };
     if let Err(error) = ended {
         record.error = Some(error.to_string());
@@ -130,7 +157,12 @@ async fn open(
 }
 
 /// Copies both ways. The end of one direction is passed on, and the other goes on without it.
-async fn join<A, B>(client: &mut A, backend: &mut B, early: Vec<u8>, record: &Record) -> io::Result<()>
+async fn join<A, B>(
+    client: &mut A,
+    backend: &mut B,
+    early: Vec<u8>,
+    (record, silence): (&Record, Duration),
+) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -145,7 +177,7 @@ where
         let before = record.bytes();
         tokio::select! {
             done = &mut copy => return done.map(drop),
-            () = sleep(SILENCE) => if before == record.bytes() {
+            () = sleep(silence) => if before == record.bytes() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing moved for too long"));
             },
         }

@@ -99,7 +99,7 @@ pub(super) fn take(request: &mut Request<ClientBody>) -> Result<Option<Upgrade>,
     }
     let client = match std::mem::replace(request.body_mut(), ClientBody::Empty) {
         ClientBody::Switched(stream) => ClientEnd::Stream(stream),
-        ClientBody::Http(_) | ClientBody::Empty | ClientBody::Other(_) => {
+        ClientBody::Http(_) | ClientBody::Empty | ClientBody::Other(_) | ClientBody::Timed(_) => {
             ClientEnd::Hyper(hyper::upgrade::on(&mut *request))
         }
     };

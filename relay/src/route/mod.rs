@@ -5,6 +5,7 @@
 
 pub mod balance;
 pub mod change;
+pub mod client;
 pub mod cors;
 pub mod filter;
 pub mod fleet;

@@ -4,11 +4,16 @@
 //! never leaves the project that owns its hostname, nor the listener that its hostname selects. TLS: the same by the name
 //! of the handshake (SNI). TCP and UDP: listen address → the one rule.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use underpass_shared::identity::ProjectName;
 
 use super::{
+    client::{ClientSettings, FromProxies},
     fleet::Fleet,
     host::{HostMap, HostPattern},
     matcher::{Head, Matcher},
@@ -56,16 +61,8 @@ pub enum Speaks {
 pub struct Table {
     ports: BTreeMap<ListenAddress, Port>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
-    from_proxies: BTreeMap<ListenAddress, FromProxies>,
+    clients: BTreeMap<ListenAddress, Arc<ClientSettings>>,
     fleets: Vec<Arc<Fleet>>,
-}
-
-/// Whether connections begin by saying for whom they are (PROXY protocol).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FromProxies {
-    /// Those that do not are closed.
-    Always,
-    OrNot,
 }
 
 /// A TCP port.
@@ -83,6 +80,8 @@ pub struct Http {
     owners: HostMap<ProjectName>,
     /// Listeners by project; each listener's rules by the hostname they serve.
     projects: BTreeMap<ProjectName, HostMap<HostMap<Paths>>>,
+    /// What policies say of the listeners of those projects that have any; in the clear only.
+    clients: BTreeMap<ProjectName, HostMap<Option<Arc<ClientSettings>>>>,
 }
 
 /// The TLS listeners of one listen address.
@@ -94,6 +93,7 @@ pub struct Tls {
     all: HostMap<Arc<TlsListener>>,
     https: Http,
     passes_streams: bool,
+    has_clients: bool,
 }
 
 /// What a handshake's name selects.
@@ -102,6 +102,8 @@ pub struct TlsListener {
     pub project: ProjectName,
     pub hostname: HostPattern,
     pub serves: TlsServes,
+    /// How its clients are dealt with, where a policy says so.
+    pub clients: Option<Arc<ClientSettings>>,
 }
 
 /// What becomes of a connection after the handshake, or instead of it.
@@ -146,7 +148,25 @@ impl Table {
     /// Whether connections to `at` begin with a PROXY header; `None` when such a header would be the client's.
     #[must_use]
     pub fn from_proxies(&self, at: ListenAddress) -> Option<FromProxies> {
-        self.from_proxies.get(&at).copied()
+        self.clients(at)?.arrival.from_proxies
+    }
+
+    /// What holds for every connection to `at`, where a policy says something of it. In the clear that is all of
+    /// [`ClientSettings::connection`] too; over TLS that is the listener's.
+    #[must_use]
+    pub fn clients(&self, at: ListenAddress) -> Option<&Arc<ClientSettings>> {
+        self.clients.get(&at)
+    }
+
+    /// How a request for `host` is dealt with that came to `at`, in the clear or after a handshake for `tls`, where a
+    /// policy says something of it.
+    #[must_use]
+    pub fn requests(&self, at: ListenAddress, host: &str, tls: Option<&TlsListener>) -> Option<&Arc<ClientSettings>> {
+        match (self.ports.get(&at), tls) {
+            (Some(Port::Http(http)), None) if !http.clients.is_empty() => http.clients(host),
+            (Some(Port::Tls(port)), Some(tls)) if port.has_clients => port.clients(host, tls),
+            _ => None,
+        }
     }
 
     /// Chooses the rule that serves `head`, which came in the clear, or over TLS after a handshake for `tls`.
@@ -190,6 +210,12 @@ impl Http {
         self.select_of(owner, head)
     }
 
+    /// By the listener that takes requests for `host`.
+    fn clients(&self, host: &str) -> Option<&Arc<ClientSettings>> {
+        let owner = self.owners.covering(host).next()?;
+        self.clients.get(owner)?.covering(host).next()?.as_ref()
+    }
+
     fn select_of(&self, project: &ProjectName, head: &Head<'_>) -> Result<Selection<'_>, Miss> {
         let listeners = self.projects.get(project).ok_or(Miss::Host)?;
         let hosts = listeners.covering(head.host).next().ok_or(Miss::Host)?;
@@ -222,6 +248,12 @@ impl Tls {
         self.passes_streams
     }
 
+    /// As of now: the listener of the handshake may have been given others since.
+    fn clients(&self, host: &str, tls: &TlsListener) -> Option<&Arc<ClientSettings>> {
+        let mut listeners = self.projects.get(&tls.project)?.covering(host);
+        listeners.find(|listener| listener.hostname == tls.hostname)?.clients.as_ref()
+    }
+
     fn select(&self, head: &Head<'_>, tls: &TlsListener) -> Result<Selection<'_>, Miss> {
         let owned = self.owners.covering(head.host).next().and_then(|project| self.projects.get(project));
         let listeners = owned.unwrap_or(&self.all);
@@ -239,7 +271,7 @@ impl Tls {
 pub struct TableBuilder {
     ports: BTreeMap<ListenAddress, PortBuilder>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
-    from_proxies: BTreeMap<ListenAddress, FromProxies>,
+    clients: BTreeMap<ListenAddress, Arc<ClientSettings>>,
     /// By address in memory, which tells them apart while they are held here.
     fleets: BTreeMap<usize, Arc<Fleet>>,
 }
@@ -254,6 +286,7 @@ struct PortBuilder {
     owners: BTreeMap<HostPattern, ProjectName>,
     http: Listeners<BTreeMap<HostPattern, Vec<Entry>>>,
     tls: Vec<TlsBuilder>,
+    clients: Listeners<Arc<ClientSettings>>,
 }
 
 #[derive(Debug)]
@@ -290,6 +323,7 @@ impl TableBuilder {
             owners: BTreeMap::new(),
             http: BTreeMap::new(),
             tls: Vec::new(),
+            clients: BTreeMap::new(),
         })
     }
 
@@ -331,9 +365,23 @@ impl TableBuilder {
         *datagrams = datagrams.take().or(rule);
     }
 
-    /// Takes the addresses of the clients that come to `at` from what their proxies say; the first word stays.
-    pub fn from_proxies(&mut self, at: ListenAddress, from: FromProxies) {
-        self.from_proxies.entry(at).or_insert(from);
+    /// Lets `settings` hold for every connection to `at`; the first word stays.
+    pub fn arrive(&mut self, at: ListenAddress, settings: &Arc<ClientSettings>) {
+        self.clients.entry(at).or_insert_with(|| settings.clone());
+    }
+
+    /// Lets `settings` hold for a listener that was given before; without it, nothing happens.
+    pub fn settle(
+        &mut self,
+        at: ListenAddress,
+        project: &ProjectName,
+        hostname: &HostPattern,
+        settings: &Arc<ClientSettings>,
+    ) {
+        if let Some(port) = self.ports.get_mut(&at) {
+            let listener = (project.clone(), hostname.clone());
+            port.clients.entry(listener).or_insert_with(|| settings.clone());
+        }
     }
 
     /// Makes `project` the owner of `host` at `at`; the first owner stays.
@@ -386,7 +434,7 @@ impl TableBuilder {
     pub fn build(self) -> Table {
         let ports = self.ports.into_iter().map(|(at, port)| (at, port.build())).collect();
         let fleets = self.fleets.into_values().collect();
-        Table { ports, datagrams: self.datagrams, from_proxies: self.from_proxies, fleets }
+        Table { ports, datagrams: self.datagrams, clients: self.clients, fleets }
     }
 }
 
@@ -397,36 +445,52 @@ impl PortBuilder {
             let hosts = hosts.into_iter().map(|(host, entries)| (host, Paths::new(entries))).collect();
             projects.entry(project).or_default().insert(hostname, hosts);
         }
+        let clients = of_hosts(&projects, &self.clients);
         let projects = projects.into_iter().map(|(project, listeners)| (project, listeners.into())).collect();
         let owners: HostMap<ProjectName> = self.owners.into();
         match self.speaks {
             Speaks::Tcp | Speaks::Udp => Port::Stream(self.stream),
-            Speaks::Http => Port::Http(Http { owners, projects }),
+            Speaks::Http => Port::Http(Http { owners, projects, clients }),
             Speaks::Tls => {
                 let passes_streams = self.tls.iter().any(|tls| tls.rules.is_some());
                 let (mut of_project, mut all) = (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::new());
                 for tls in self.tls {
                     let (project, hostname) = (tls.project.clone(), tls.hostname.clone());
-                    let listener = Arc::new(tls.build());
+                    let settings = self.clients.get(&(project.clone(), hostname.clone())).cloned();
+                    let listener = Arc::new(tls.build(settings));
                     all.entry(hostname.clone()).or_insert_with(|| listener.clone());
                     of_project.entry(project).or_default().entry(hostname).or_insert(listener);
                 }
                 let of_project = of_project.into_iter().map(|(project, listeners)| (project, listeners.into()));
-                let https = Http { owners: HostMap::default(), projects };
-                let projects = of_project.collect();
-                Port::Tls(Box::new(Tls { owners, projects, all: all.into(), https, passes_streams }))
+                let https = Http { owners: HostMap::default(), projects, clients: BTreeMap::new() };
+                let (projects, has_clients) = (of_project.collect(), !self.clients.is_empty());
+                Port::Tls(Box::new(Tls { owners, projects, all: all.into(), https, passes_streams, has_clients }))
             }
         }
     }
 }
 
+/// The settings of each listener of the projects that have any: a listener without must not get those of a broader one.
+fn of_hosts<T>(
+    projects: &BTreeMap<ProjectName, BTreeMap<HostPattern, T>>,
+    clients: &Listeners<Arc<ClientSettings>>,
+) -> BTreeMap<ProjectName, HostMap<Option<Arc<ClientSettings>>>> {
+    let with: BTreeSet<&ProjectName> = clients.keys().map(|(project, _)| project).collect();
+    let of_project = |project: &ProjectName| {
+        let listeners = projects.get(project).into_iter().flat_map(BTreeMap::keys);
+        let settings = |host: &HostPattern| clients.get(&(project.clone(), host.clone())).cloned();
+        listeners.map(|host| (host.clone(), settings(host))).collect::<BTreeMap<_, _>>().into()
+    };
+    with.into_iter().map(|project| (project.clone(), of_project(project))).collect()
+}
+
 impl TlsBuilder {
-    fn build(self) -> TlsListener {
+    fn build(self, clients: Option<Arc<ClientSettings>>) -> TlsListener {
         let serves = match self.rules {
             None => TlsServes::Http(self.tls.unwrap_or_default()),
             Some(rules) => TlsServes::Stream { tls: self.tls, rules: rules.into() },
         };
-        TlsListener { project: self.project, hostname: self.hostname, serves }
+        TlsListener { project: self.project, hostname: self.hostname, serves, clients }
     }
 }
 

@@ -60,6 +60,53 @@ pub struct ServerTls {
     /// One for each kind of key at most; empty means the relay's own, self-issued one.
     pub certificates: Vec<Arc<Certified>>,
     pub clients: Clients,
+    /// What a policy demands of the handshake.
+    pub demands: Option<Arc<Demands>>,
+}
+
+/// What a policy demands of the handshake; what is empty or `None` is the relay's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Demands {
+    pub versions: Versions,
+    /// Of TLS 1.2, by their IANA numbers, the one that is liked best first.
+    pub ciphers: Vec<u16>,
+    /// For the key exchange, by their IANA numbers, the one that is liked best first.
+    pub groups: Vec<u16>,
+    /// Protocols that are offered for HTTP (RFC 7301).
+    pub alpn: Option<Vec<Box<str>>>,
+    pub sessions: Sessions,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Versions {
+    #[default]
+    Both,
+    Tls12,
+    Tls13,
+}
+
+/// How sessions are taken up again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sessions {
+    /// By tickets that clients keep.
+    #[default]
+    Tickets,
+    /// The relay remembers the latest ones.
+    Remembered,
+    Never,
+}
+
+/// What a policy checks of clients' certificates.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Check {
+    /// Whether a client may do without.
+    pub optional: bool,
+    /// Any of them must vouch for it; without any, the hashes are enough.
+    pub authorities: Vec<CertificateBytes>,
+    /// SHA-256 of keys (SPKI, DER). With any hash at all, one of either list must fit.
+    pub keys: Vec<[u8; 32]>,
+    /// SHA-256 of certificates (DER).
+    pub certificates: Vec<[u8; 32]>,
 }
 
 /// Whose certificates a listener asks for (Gateway API, `FrontendTLSValidation`).
@@ -71,6 +118,8 @@ pub enum Clients {
     Valid(Vec<CertificateBytes>),
     /// They are asked, and let in whatever they present.
     ValidOrNot(Vec<CertificateBytes>),
+    /// As a ClientTrafficPolicy says.
+    Checked(Arc<Check>),
     /// The CAs could not be read: nobody is let in.
     Nobody,
 }

@@ -220,6 +220,9 @@ pub(super) fn build(
                     Serves::Tcp => builder.tcp(at, None),
                     Serves::Udp => builder.udp(at, None),
                 }
+                if let Some(settings) = &placed.clients {
+                    builder.settle(at, project, &placed.hostname, settings);
+                }
             }
         }
     }

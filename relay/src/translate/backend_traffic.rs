@@ -33,15 +33,15 @@ use super::{
 };
 use crate::route::{target::Rule, traffic::Traffic};
 
-const GROUP: &str = "gateway.networking.k8s.io";
+pub(super) const GROUP: &str = "gateway.networking.k8s.io";
 
 /// What a policy is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Target<'a> {
-    kind: Kind,
-    place: Place<'a>,
+pub(super) struct Target<'a> {
+    pub kind: Kind,
+    pub place: Place<'a>,
     /// A rule of a route, or a listener.
-    section: Option<&'a str>,
+    pub section: Option<&'a str>,
 }
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ fn given(value: Value) -> Value {
 
 impl<'a> Target<'a> {
     /// Other kinds are nothing that a policy is for.
-    fn read(namespace: &'a str, to: &'a PolicyTargetReference) -> Option<Self> {
+    pub(super) fn read(namespace: &'a str, to: &'a PolicyTargetReference) -> Option<Self> {
         let kind = match (to.kind.as_str(), is_gateway_group(Some(&to.group))) {
             ("Gateway", true) => Kind::Gateway,
             ("ListenerSet", true) => Kind::ListenerSet,
@@ -290,7 +290,7 @@ fn accepted(
 }
 
 /// Whether the rule or listener that is meant exists.
-fn has_section(objects: &ProjectSnapshot, target: &Target<'_>) -> bool {
+pub(super) fn has_section(objects: &ProjectSnapshot, target: &Target<'_>) -> bool {
     let Some(section) = target.section else { return true };
     let is_it = |metadata| Place::of(metadata) == target.place;
     let is_named = |name: Option<&str>| name == Some(section);

@@ -65,6 +65,27 @@ pub(super) fn authorities(
     read.map_err(|why| Unresolved { reason: reasons.content, message: format!("ConfigMap {place}: {why}") })
 }
 
+/// The same of a Secret, where that is what `reference` names, or names no kind.
+///
+/// # Errors
+/// As [`certified`].
+pub(super) fn authorities_of_either(
+    objects: &ProjectSnapshot,
+    from: End<'_>,
+    reference: &ObjectReference,
+    reasons: Reasons,
+) -> Result<Vec<CertificateBytes>, Unresolved> {
+    if reference.kind.as_deref() == Some("ConfigMap") {
+        return authorities(objects, from, reference, reasons);
+    }
+    let secret = find(objects, from, reference, ("Secret", reasons), |objects| &objects.secrets)?;
+    let place = Place::of(&secret.metadata);
+    let text = secret.data.get("ca.crt").ok_or(ContentError::Missing("ca.crt"));
+    let pem = text.and_then(|text| BASE64_STANDARD.decode(text).map_err(|_| ContentError::NotBase64("ca.crt")));
+    let read = pem.and_then(|pem| trusted(&pem));
+    read.map_err(|why| Unresolved { reason: reasons.content, message: format!("Secret {place}: {why}") })
+}
+
 fn find<'a, T: Named>(
     objects: &'a ProjectSnapshot,
     from: End<'_>,
@@ -152,7 +173,11 @@ fn read_certified(secret: &Secret) -> Result<Certified, ContentError> {
 
 fn read_authorities(map: &ConfigMap) -> Result<Vec<CertificateBytes>, ContentError> {
     let text = map.data.get("ca.crt").ok_or(ContentError::Missing("ca.crt"))?;
-    let all = certificates("ca.crt", text.as_bytes())?;
+    trusted(text.as_bytes())
+}
+
+fn trusted(pem: &[u8]) -> Result<Vec<CertificateBytes>, ContentError> {
+    let all = certificates("ca.crt", pem)?;
     let mut roots = rustls::RootCertStore::empty();
     for one in &all {
         roots.add(one.clone()).map_err(|error| ContentError::NotAnAuthority("ca.crt", error.to_string()))?;

@@ -19,6 +19,7 @@ use super::{
     unserved::Unserved,
 };
 use crate::route::{
+    client::ClientSettings,
     host::HostPattern,
     table::Speaks,
     tls::{Clients, ServerTls},
@@ -38,6 +39,8 @@ pub(super) struct PlacedListener<'a> {
     pub trouble: Option<Trouble>,
     /// Why what it refers to is not all there.
     pub unresolved: Option<Unresolved>,
+    /// How clients are dealt with, where a policy says so.
+    pub clients: Option<Arc<ClientSettings>>,
     /// Whether it is told apart by hostname from others that overlap it.
     pub overlaps: bool,
     /// The kinds of routes that may attach, each once.
@@ -68,7 +71,7 @@ impl Serves {
         }
     }
 
-    fn tls_mut(&mut self) -> Option<&mut ServerTls> {
+    pub(super) fn tls_mut(&mut self) -> Option<&mut ServerTls> {
         match self {
             Self::Https(tls) | Self::Terminate(tls) => Some(Arc::make_mut(tls)),
             Self::Http | Self::Passthrough | Self::Tcp | Self::Udp => None,
@@ -137,8 +140,8 @@ impl<'a> PlacedListener<'a> {
             Ok(_) => stop(found).map(|(reason, message)| Trouble::new(reason, message)),
         };
         let hostname = hostname.unwrap_or(HostPattern::Any);
-        let (unresolved, overlaps) = (None, false);
-        Self { listener, set, namespace, serves, hostname, trouble, unresolved, overlaps, kinds, wrong_kinds }
+        let (unresolved, clients, overlaps) = (None, None, false);
+        Self { listener, set, namespace, serves, hostname, trouble, unresolved, clients, overlaps, kinds, wrong_kinds }
     }
 
     /// Finds what the listener refers to, and what the Gateway says of its clients' certificates.

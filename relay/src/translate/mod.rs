@@ -9,6 +9,9 @@ mod backend_tls;
 mod backend_traffic;
 mod backends;
 mod certificates;
+mod client_settings;
+mod client_tls;
+mod clients;
 mod conditions;
 mod dynamic;
 mod extensions;
@@ -194,8 +197,12 @@ impl Translator {
         let owners = owners::settle(&snapshot.owners, &mut gateways, &mut routes);
         let mut builder = TableBuilder::default();
         let policies = backend_traffic::AllPolicies::new(snapshot);
+        let clients = clients::decide(snapshot, &mut gateways);
         attach::build(&mut builder, (&gateways, &routes), &owners, &policies);
-        let wanted = wanted(snapshot, settings, &gateways, &routes);
+        clients.arrivals().for_each(|(at, settings)| builder.arrive(at, settings));
+        let mut wanted = wanted(snapshot, settings, &gateways, &routes);
+        wanted.extend(clients.wanted(&gateways, snapshot));
+        in_order(&mut wanted);
         Translation { table: builder.build(), wanted, services: infrastructure::wanted(&gateways), owners }
     }
 }
@@ -219,11 +226,14 @@ fn wanted(
     wanted.extend(routes.iter().map(routes::Compiled::wanted));
     wanted.extend(backend_tls::wanted(gateways, routes, snapshot));
     wanted.extend(backend_traffic::wanted(gateways, routes, snapshot));
+    wanted
+}
+
+fn in_order(wanted: &mut [WantedStatus]) {
     wanted.sort_by(|a, b| {
         let of_kind = || (a.status.kind(), &a.namespace, &a.name).cmp(&(b.status.kind(), &b.namespace, &b.name));
         a.project.cmp(&b.project).then_with(of_kind)
     });
-    wanted
 }
 
 fn is_ours(class: &&GatewayClass) -> bool {

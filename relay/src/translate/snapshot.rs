@@ -8,6 +8,7 @@ use underpass_shared::resource::{
     backend::Backend,
     backend_tls_policy::BackendTlsPolicy,
     backend_traffic_policy::BackendTrafficPolicy,
+    client_traffic_policy::ClientTrafficPolicy,
     extension::{DirectResponse, HttpRouteFilter},
     gateway::{Gateway, GatewayClass, ListenerSet},
     grpc_route::GrpcRoute,
@@ -73,6 +74,7 @@ pub struct ProjectSnapshot {
     pub backends: Vec<Backend>,
     pub backend_tls_policies: Vec<BackendTlsPolicy>,
     pub backend_traffic_policies: Vec<BackendTrafficPolicy>,
+    pub client_traffic_policies: Vec<ClientTrafficPolicy>,
     pub direct_responses: Vec<DirectResponse>,
     pub route_filters: Vec<HttpRouteFilter>,
     pub nodes: Vec<TunnelNode>,
@@ -131,6 +133,7 @@ impl ProjectSnapshot {
             Kind::Backend => put(&mut self.backends, &object),
             Kind::BackendTlsPolicy => put(&mut self.backend_tls_policies, &object),
             Kind::BackendTrafficPolicy => put(&mut self.backend_traffic_policies, &object),
+            Kind::ClientTrafficPolicy => put(&mut self.client_traffic_policies, &object),
             Kind::DirectResponse => put(&mut self.direct_responses, &object),
             Kind::HttpRouteFilter => put(&mut self.route_filters, &object),
             Kind::TunnelNode => put(&mut self.nodes, &object),
@@ -165,6 +168,7 @@ impl ProjectSnapshot {
             Kind::Backend => take(&mut self.backends, |one| &one.metadata, place),
             Kind::BackendTlsPolicy => take(&mut self.backend_tls_policies, |one| &one.metadata, place),
             Kind::BackendTrafficPolicy => take(&mut self.backend_traffic_policies, |one| &one.metadata, place),
+            Kind::ClientTrafficPolicy => take(&mut self.client_traffic_policies, |one| &one.metadata, place),
             Kind::DirectResponse => take(&mut self.direct_responses, |one| &one.metadata, place),
             Kind::HttpRouteFilter => take(&mut self.route_filters, |one| &one.metadata, place),
             Kind::TunnelNode => take(&mut self.nodes, |one| &one.metadata, place),
@@ -198,6 +202,7 @@ impl ProjectSnapshot {
                 | Kind::GatewayClass
                 | Kind::Gateway
                 | Kind::ListenerSet
+                | Kind::ClientTrafficPolicy
                 | Kind::Namespace
         );
         self.targets_version += u64::from(!is_no_target);

@@ -19,6 +19,7 @@ use crate::route::{
 
 mod backend_tls;
 mod backend_traffic;
+mod clients;
 mod dynamic;
 mod extensions;
 mod incremental;

@@ -72,7 +72,7 @@ pub(super) fn read(spec: &written::BackendTrafficPolicySpec) -> Result<Traffic, 
     Ok(traffic)
 }
 
-fn keepalive(written: &written::TcpKeepalive) -> Result<Keepalive, TrafficError> {
+pub(super) fn keepalive(written: &written::TcpKeepalive) -> Result<Keepalive, TrafficError> {
     Ok(Keepalive {
         idle: limit(written.idle_time.as_deref(), "tcpKeepalive.idleTime")?,
         interval: limit(written.interval.as_deref(), "tcpKeepalive.interval")?,
@@ -254,7 +254,7 @@ fn retry(written: &written::Retry) -> Result<Retry, TrafficError> {
 }
 
 /// Zero is no limit.
-fn limit(text: Option<&str>, name: &'static str) -> Result<Option<Duration>, TrafficError> {
+pub(super) fn limit(text: Option<&str>, name: &'static str) -> Result<Option<Duration>, TrafficError> {
     let read = text.map(|text| duration(text, name)).transpose()?;
     Ok(read.filter(|limit| !limit.is_zero()))
 }

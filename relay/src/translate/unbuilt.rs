@@ -30,7 +30,7 @@ enum Form {
 
 fn form(kind: Kind) -> Option<Form> {
     match kind {
-        Kind::ClientTrafficPolicy | Kind::SecurityPolicy => Some(Form::Policy),
+        Kind::SecurityPolicy => Some(Form::Policy),
         Kind::RateLimit => Some(Form::PolicyWithConditions),
         Kind::EdgeFunction
         | Kind::EdgeFunctionRevision
@@ -95,7 +95,7 @@ pub(super) fn unreadable(kind: Kind, object: &Value, why: &str, foreign: &BTreeS
         Kind::Gateway | Kind::ListenerSet => {
             json!({ "conditions": [no("Accepted", "Invalid"), no("Programmed", "Invalid")], "listeners": [] })
         }
-        Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => {
+        Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy | Kind::ClientTrafficPolicy => {
             json!({ "ancestors": ancestors(object, &[no("Accepted", "Invalid")]) })
         }
         _ => json!({ "conditions": [no("Accepted", "Invalid")] }),

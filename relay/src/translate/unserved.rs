@@ -135,6 +135,31 @@ const BACKEND_TRAFFIC_POLICY: &[Row] = &[
     Row { path: "spec.useClientProtocol", values: Values::True, effect: Effect::Harmless },
 ];
 
+/// What protects stops the policy; without the others requests are served all the same.
+const CLIENT_TRAFFIC_POLICY: &[Row] = &[
+    only("spec.tls.minVersion", &["Auto", "1.2", "1.3"], VALUE),
+    only("spec.tls.maxVersion", &["Auto", "1.2", "1.3"], VALUE),
+    stops("spec.tls.signatureAlgorithms", VALUE),
+    stops("spec.path", VALUE),
+    stops("spec.headers.xForwardedClientCert", VALUE),
+    stops("spec.headers.withUnderscoresAction", VALUE),
+    stops("spec.headers.requestID", VALUE),
+    stops("spec.headers.earlyRequestHeaders", VALUE),
+    stops("spec.headers.lateResponseHeaders", VALUE),
+    Row { path: "spec.headers.enableEnvoyHeaders", values: Values::True, effect: Effect::Harmless },
+    harmless("spec.connection.bufferLimit"),
+    harmless("spec.connection.maxAcceptPerSocketEvent"),
+    Row { path: "spec.http1.preserveHeaderCase", values: Values::True, effect: Effect::Harmless },
+    harmless("spec.http1.http10"),
+    Row {
+        path: "spec.http2.onInvalidMessage",
+        values: Values::OtherThan(&["TerminateStream"]),
+        effect: Effect::Harmless,
+    },
+    stops("spec.healthCheck", VALUE),
+    harmless("spec.scheme"),
+];
+
 /// Without these a node offers less and nobody gets in further: each has a condition of its own.
 const TUNNEL_NODE: &[Row] = &[
     Row { path: "spec.egressGateway.enabled", values: Values::True, effect: Effect::Harmless },
@@ -159,6 +184,7 @@ fn rows(kind: Kind) -> &'static [Row] {
         Kind::Backend => BACKEND,
         Kind::BackendTlsPolicy => BACKEND_TLS_POLICY,
         Kind::BackendTrafficPolicy => BACKEND_TRAFFIC_POLICY,
+        Kind::ClientTrafficPolicy => CLIENT_TRAFFIC_POLICY,
         Kind::TunnelNode => TUNNEL_NODE,
         Kind::Proxy => PROXY,
         Kind::Project => PROJECT,

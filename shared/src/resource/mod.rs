@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod backend_tls_policy;
 pub mod backend_traffic_policy;
+pub mod client_traffic_policy;
 pub mod condition;
 pub mod extension;
 pub mod filter;

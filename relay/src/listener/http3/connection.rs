@@ -6,7 +6,6 @@ use http::Request;
 use hyper::ext::Protocol;
 use tokio::{
     io::{DuplexStream, duplex},
-    sync::OwnedSemaphorePermit,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -26,13 +25,15 @@ use crate::{
     clock,
     listener::{
         HEAD_BYTES_MAX, Worker,
-        watch::{self, HEAD, InFlight, TICK, WRITE, Watch},
+        connection::{Ration, over},
+        places::Room,
+        watch::{self, HEAD, IDLE, InFlight, TICK, WRITE, Watch},
     },
     proxy::{
         Client,
         body::{BodyError, ClientBody},
     },
-    route::table::ListenAddress,
+    route::{client::Connection, table::ListenAddress},
 };
 
 /// How long a client may take to hear that it is to begin no more requests: three round trips, and at most this.
@@ -45,7 +46,7 @@ pub(super) struct Accepted {
     pub(super) at: ListenAddress,
     /// What the socket is bound to.
     pub(super) local: SocketAddr,
-    pub(super) _room: OwnedSemaphorePermit,
+    pub(super) _room: Room,
 }
 
 impl Accepted {
@@ -68,9 +69,11 @@ impl Accepted {
         };
         let ip = connection.local_ip().unwrap_or(self.local.ip()).to_canonical();
         let local = SocketAddr::new(ip, self.local.port());
+        let limits = listener.clients.as_ref().map(|clients| clients.connection.clone()).unwrap_or_default();
         let client = Arc::new(Client { address, local, at: self.at, tls: Some(listener) });
-        let watch = Watch::new(clock::instant());
-        let host = Arc::new(Host { worker, client, wasted: watch::Wasted::default() });
+        let watch = Watch::new(clock::instant(), limits.idle.unwrap_or(IDLE));
+        let ration = Ration::new(limits.requests);
+        let host = Arc::new(Host { worker, client, limits, ration, wasted: watch::Wasted::default() });
         let ended = Box::pin(host.speak(&connection, watch, stop)).await;
         if let Err(error) = ended {
             tracing::debug!(src = %address, %error, "HTTP/3 connection");
@@ -82,6 +85,8 @@ impl Accepted {
 struct Host {
     worker: Arc<Worker>,
     client: Arc<Client>,
+    limits: Connection,
+    ration: Ration,
     /// Requests whose answers the client did not take.
     wasted: watch::Wasted,
 }
@@ -124,6 +129,8 @@ impl Host {
         let mut requests = JoinSet::new();
         let mut stage = Stage::Open;
         let mut farewell = Box::pin(sleep(Duration::ZERO));
+        let mut over = Box::pin(over(&stop, self.limits.duration, &self.ration));
+        let tick = TICK.min(self.limits.idle.unwrap_or(TICK));
         loop {
             tokio::select! {
                 accepted = server.accept() => {
@@ -137,12 +144,12 @@ impl Host {
                     }
                 }
                 () = self.worker.cut.cancelled() => return Ok(()),
-                () = stop.cancelled(), if matches!(stage, Stage::Open) => {
+                () = &mut over, if matches!(stage, Stage::Open) => {
                     stage = go_away(&mut server).await?;
                     farewell.set(sleep(time_to_hear(connection)));
                 }
                 () = &mut farewell, if matches!(stage, Stage::Ending) => stage = Stage::Ended,
-                () = sleep(TICK), if matches!(stage, Stage::Open) => {
+                () = sleep(tick), if matches!(stage, Stage::Open) => {
                     if watch.overdue(clock::instant()).is_some() {
                         stage = go_away(&mut server).await?;
                         farewell.set(sleep(time_to_hear(connection)));
@@ -166,6 +173,7 @@ impl Host {
     ) {
         let Some(delivery) = deliveries.take() else { return };
         if matches!(stage, Stage::Open) {
+            self.ration.is_spent_by_another();
             requests.spawn(async move {
                 let _in_flight = in_flight;
                 self.request(resolver, delivery).await;

@@ -18,7 +18,7 @@ use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use tokio_util::sync::CancellationToken;
 use underpass_shared::quic::endpoint;
 
-use super::{CONNECTION_WINDOW_BYTES, PING, STREAM_WINDOW_BYTES, STREAMS_MAX, Worker};
+use super::{CONNECTION_WINDOW_BYTES, PING, STREAM_WINDOW_BYTES, STREAMS_MAX, Worker, places::Room};
 use crate::route::table::ListenAddress;
 
 pub(super) use self::{alternative::Served, tls::Tickets};
@@ -69,6 +69,13 @@ impl Worker {
                 incoming.refuse();
                 continue;
             };
+            let limit = self.gateway.routing.table.load().clients(at).and_then(|clients| clients.arrival.limit);
+            let place = limit.map(|limit| self.gateway.places.take(at, limit));
+            if let Some(None) = place {
+                incoming.refuse();
+                continue;
+            }
+            let room = Room { _permit: room, _place: place.flatten() };
             let src = incoming.remote_address();
             match endpoint::admit(incoming, Arc::strong_count(&half_open) - 1) {
                 Ok(Some(connecting)) => {

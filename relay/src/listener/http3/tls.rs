@@ -36,10 +36,12 @@ impl Tickets {
     }
 }
 
-/// Whether `listener` at `at` may be served over HTTP/3: it serves HTTP to anybody, and to clients that come themselves.
+/// Whether `listener` at `at` may be served over HTTP/3: it serves HTTP to anybody, and to clients that come themselves;
+/// a policy for its clients must name HTTP/3 (`spec.http3`).
 #[must_use]
 pub(super) fn is_served(table: &Table, at: ListenAddress, listener: &TlsListener) -> bool {
     table.from_proxies(at).is_none()
+        && listener.clients.as_ref().is_none_or(|clients| clients.http3)
         && matches!(&listener.serves, TlsServes::Http(tls) if tls.clients == Clients::Anybody)
 }
 

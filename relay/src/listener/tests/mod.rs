@@ -3,6 +3,7 @@
 mod backend_tls;
 mod balancing;
 mod bodies;
+mod clients;
 mod compression;
 mod connections;
 mod datagrams;

@@ -10,11 +10,19 @@ use super::{
 };
 use crate::{
     proxy_protocol::{Addresses, Header, Version, encode},
-    route::{table::FromProxies, target::Announces},
+    route::{
+        client::{Arrival, ClientSettings, FromProxies},
+        target::Announces,
+    },
 };
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 80\r\n";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a.com\r\nconnection: close\r\n\r\n";
+
+pub(super) fn from_proxies(from: FromProxies) -> Arc<ClientSettings> {
+    let arrival = Arrival { from_proxies: Some(from), ..Arrival::default() };
+    Arc::new(ClientSettings { arrival, ..ClientSettings::default() })
+}
 
 async fn gate(from: FromProxies) -> Gate {
     let gate = Gate::open(&[]);
@@ -28,7 +36,7 @@ async fn gate(from: FromProxies) -> Gate {
         filters: Filters::default(),
     };
     attach(&mut builder, at, "a.com", Rule::new(project, "default/r".into(), vec![backend]));
-    builder.from_proxies(at, from);
+    builder.arrive(at, &from_proxies(from));
     gate.gateway.routing.table.store(Arc::new(builder.build()));
     gate
 }
@@ -134,7 +142,7 @@ async fn what_one_proxy_says_is_told_to_the_next() {
     let mut builder = TableBuilder::default();
     let at = ListenAddress::shared(443);
     builder.tcp(at, Some(rule(vec![told_of_clients(address, Version::V1, Protocol::Http1)])));
-    builder.from_proxies(at, FromProxies::Always);
+    builder.arrive(at, &from_proxies(FromProxies::Always));
     let gate = Gate::serving(builder.build());
     let mut client = gate.connect().await;
     client.write_all(V1).await.unwrap();

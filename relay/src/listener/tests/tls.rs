@@ -1,5 +1,7 @@
 //! TLS listeners: which certificate a name gets, who is let in, and what happens to bad beginnings.
 
+mod demands;
+
 use std::{
     io,
     pin::Pin,
@@ -54,7 +56,7 @@ impl Issued {
 
     /// What a listener that presents this takes.
     pub(super) fn tls(&self) -> Arc<ServerTls> {
-        Arc::new(ServerTls { certificates: vec![self.certified()], clients: Clients::Anybody })
+        Arc::new(ServerTls { certificates: vec![self.certified()], ..ServerTls::default() })
     }
 }
 
@@ -256,7 +258,7 @@ async fn a_client_gets_the_certificate_whose_key_it_understands() {
     let ecdsa = Issued::new("a.com");
     let rsa = Issued::with_key("a.com", KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap());
     let certificates = vec![rsa.certified(), ecdsa.certified()];
-    let tls = Arc::new(ServerTls { certificates, clients: Clients::Anybody });
+    let tls = Arc::new(ServerTls { certificates, ..ServerTls::default() });
     let gate = Gate::serving(https(&[("", tls)], echo().await));
     let (of_ecdsa, of_rsa) = (SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
@@ -288,7 +290,8 @@ async fn a_certificate_is_replaced_under_open_connections() {
 #[tokio::test]
 async fn the_relays_own_certificate_is_replaced_for_whatever_was_made_of_it() {
     let (old, new) = (Issued::new("a.com"), Issued::new("a.com"));
-    let tls = Arc::new(ServerTls { certificates: vec![], clients: Clients::ValidOrNot(vec![]) });
+    let tls =
+        Arc::new(ServerTls { certificates: vec![], clients: Clients::ValidOrNot(vec![]), ..ServerTls::default() });
     let gate = Gate::serving(https(&[("a.com", tls)], echo().await));
     let config = anonymous(&[&old, &new]);
     let error = gate.tls("a.com", &config).await.unwrap_err();
@@ -313,7 +316,7 @@ async fn sessions_are_resumed_although_the_table_is_another() {
 
 /// A listener that asks `clients`.
 async fn asking(issued: &Issued, clients: Clients) -> Gate {
-    let tls = Arc::new(ServerTls { certificates: vec![issued.certified()], clients });
+    let tls = Arc::new(ServerTls { certificates: vec![issued.certified()], clients, ..ServerTls::default() });
     Gate::serving(https(&[("a.com", tls)], echo().await))
 }
 

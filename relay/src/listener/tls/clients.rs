@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, UnixTime},
     server::{
-        WebPkiClientVerifier,
+        ParsedCertificate, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
@@ -16,7 +17,7 @@ use rustls::{
 use super::TlsError;
 use crate::{
     authority::tls::provider,
-    route::tls::{CertificateBytes, Clients},
+    route::tls::{CertificateBytes, Check, Clients},
 };
 
 /// What verifies the clients of a listener.
@@ -34,6 +35,81 @@ pub(super) fn verifier(clients: &Clients) -> Result<Arc<dyn ClientCertVerifier>,
             let hints = roots(cas).subjects();
             Ok(Arc::new(Whatever { hints, algorithms: provider().signature_verification_algorithms }))
         }
+        Clients::Checked(check) => {
+            let inner = match &check.authorities[..] {
+                [] => None,
+                cas => Some(WebPkiClientVerifier::builder_with_provider(Arc::new(roots(cas)), provider()).build()?),
+            };
+            let algorithms = provider().signature_verification_algorithms;
+            Ok(Arc::new(Checked { check: check.clone(), inner, algorithms }))
+        }
+    }
+}
+
+/// Takes certificates that a CA vouches for, that are known by a hash, or both.
+#[derive(Debug)]
+struct Checked {
+    check: Arc<Check>,
+    inner: Option<Arc<dyn ClientCertVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Checked {
+    fn is_known(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
+        let hash = |bytes: &[u8]| digest(&SHA256, bytes);
+        let is_in = |list: &[[u8; 32]], bytes: &[u8]| list.iter().any(|one| one[..] == *hash(bytes).as_ref());
+        let Check { keys, certificates, .. } = &*self.check;
+        if (keys.is_empty() && certificates.is_empty()) || is_in(certificates, certificate) {
+            return Ok(true);
+        }
+        Ok(is_in(keys, &ParsedCertificate::try_from(certificate)?.subject_public_key_info()))
+    }
+}
+
+impl ClientCertVerifier for Checked {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.check.optional
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.as_ref().map_or(&[], |inner| inner.root_hint_subjects())
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if let Some(inner) = &self.inner {
+            inner.verify_client_cert(end_entity, intermediates, now)?;
+        }
+        match self.is_known(end_entity)? {
+            true => Ok(ClientCertVerified::assertion()),
+            false => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
     }
 }
 

@@ -176,7 +176,7 @@ fn a_proxy_is_accepted_only_when_the_operator_runs_it() {
 fn policies_that_are_not_built_say_so_of_each_target() {
     let target = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "r", "sectionName": "x"});
     let spec = json!({ "targetRefs": [target, {"group": "", "kind": "Gateway", "name": "g"}] });
-    for kind in [Kind::ClientTrafficPolicy, Kind::SecurityPolicy, Kind::RateLimit] {
+    for kind in [Kind::SecurityPolicy, Kind::RateLimit] {
         let status = json_of(&with(vec![whole(kind, "p", &spec)]), kind, "p");
         assert_eq!(status["ancestors"][0]["ancestorRef"], target, "{kind:?}");
         assert_eq!(status["ancestors"][1]["controllerName"], CONTROLLER_NAME, "{kind:?}");

@@ -3,11 +3,12 @@
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::proxy::Client;
 use crate::route::{
-    table::{Attachment, FromProxies, Port},
+    client::FromProxies,
+    table::{Attachment, Port},
     tls::{Clients, ServerTls},
 };
+use crate::{listener::tests::proxied::from_proxies, proxy::Client};
 
 fn text(told: &Told) -> &str {
     std::str::from_utf8(&told.body).unwrap()
@@ -117,7 +118,7 @@ async fn a_listener_behind_proxies_is_served_over_tcp_only() {
     let at = ListenAddress::shared(80);
     let mut builder = TableBuilder::default();
     builder.https(at, &ProjectName::default(), &HostPattern::Any, Arc::default());
-    builder.from_proxies(at, FromProxies::OrNot);
+    builder.arrive(at, &from_proxies(FromProxies::OrNot));
     let table = builder.build();
     let Some(Port::Tls(port)) = table.port(at) else { panic!("it is HTTPS") };
     let tls = port.listener(Some("a.com")).cloned();
