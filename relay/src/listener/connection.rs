@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{
     FutureExt as _,
+    future::BoxFuture,
     stream::{FuturesUnordered, StreamExt as _},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -205,16 +206,10 @@ async fn speak<S>(
     let own = limits.map(super::builder);
     let builder = own.as_ref().unwrap_or(&worker.builder);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    // Each is polled when it was woken, not with each of the connection's events.
-    let mut told = FuturesUnordered::new();
-    told.push(worker.cut.cancelled().map(|()| Told::Cut).boxed());
-    let duration = limits.and_then(|limits| limits.duration);
-    told.push(over(&stop, duration, &ration).map(|()| Told::Stop).boxed());
-    let tick = || sleep(TICK.min(idle)).map(|()| Told::Tick).boxed();
-    told.push(tick());
-    let mut finishing = false;
+    let over = over(&stop, limits.and_then(|limits| limits.duration), &ration);
+    let mut outside = Outside::new(&worker.cut, over, (&watch, TICK.min(idle)));
     loop {
-        let next_told = tokio::select! {
+        let said = tokio::select! {
             biased;
             done = connection.as_mut() => {
                 if let Err(error) = done {
@@ -222,36 +217,74 @@ async fn speak<S>(
                 }
                 return;
             }
-            Some(next_told) = told.next() => next_told,
+            said = outside.next() => said,
         };
-        match next_told {
-            Told::Cut => return,
-            Told::Stop => connection.as_mut().graceful_shutdown(),
-            Told::Tick => match watch.overdue(clock::instant()) {
-                None => {}
-                // Idle connections are said goodbye to; whoever does not answer is gone a tick later.
-                Some(Overdue::Idle) if !finishing => {
-                    finishing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                Some(reason) => {
-                    tracing::debug!(src = %source, ?reason, "connection given up");
-                    return;
-                }
-            },
+        match said {
+            Said::Goodbye => connection.as_mut().graceful_shutdown(),
+            Said::End(reason) => {
+                tracing::debug!(src = %source, ?reason, "connection given up");
+                return;
+            }
         }
-        told.push(tick());
     }
 }
 
-/// What a connection is told from outside.
+/// What a connection does not see itself. Each part is polled when it was woken, not with each of the connection's events.
+struct Outside<'a> {
+    told: FuturesUnordered<BoxFuture<'a, Told>>,
+    watch: &'a Watch,
+    tick: Duration,
+    is_finishing: bool,
+}
+
 enum Told {
-    /// It ends now.
     Cut,
-    /// It ends after what it is doing.
-    Stop,
-    /// Its limits are to be looked at.
+    Over,
     Tick,
+}
+
+/// What is said to a connection.
+enum Said {
+    /// It ends after what it is doing.
+    Goodbye,
+    /// It ends now, for this reason if not because the worker ends.
+    End(Option<Overdue>),
+}
+
+impl<'a> Outside<'a> {
+    fn new(
+        cut: &'a CancellationToken,
+        over: impl Future<Output = ()> + Send + 'a,
+        (watch, tick): (&'a Watch, Duration),
+    ) -> Self {
+        let told = [cut.cancelled().map(|()| Told::Cut).boxed(), over.map(|()| Told::Over).boxed()];
+        let mut outside = Self { told: told.into_iter().collect(), watch, tick, is_finishing: false };
+        outside.wait();
+        outside
+    }
+
+    fn wait(&mut self) {
+        self.told.push(sleep(self.tick).map(|()| Told::Tick).boxed());
+    }
+
+    async fn next(&mut self) -> Said {
+        loop {
+            match self.told.next().await {
+                Some(Told::Cut) | None => return Said::End(None),
+                Some(Told::Over) => return Said::Goodbye,
+                Some(Told::Tick) => self.wait(),
+            }
+            match self.watch.overdue(clock::instant()) {
+                None => {}
+                // Idle connections are said goodbye to; whoever does not answer is gone a tick later.
+                Some(Overdue::Idle) if !self.is_finishing => {
+                    self.is_finishing = true;
+                    return Said::Goodbye;
+                }
+                Some(reason) => return Said::End(Some(reason)),
+            }
+        }
+    }
 }
 
 /// Until a connection is to begin nothing more: its port goes, it has lived for its time, or it has had its requests.

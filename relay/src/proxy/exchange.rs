@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{Request, request::Parts};
 use hyper::body::Body as _;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::{
     Client, Proxy,
@@ -67,6 +67,8 @@ pub(super) struct Exchange<'a> {
     pub(super) key: Option<u64>,
     /// Where the client's session is.
     pub(super) pinned: Option<&'a Pinned>,
+    /// How long the listener lets neither side say anything.
+    pub(super) idle: Option<Duration>,
 }
 
 impl Exchange<'_> {
@@ -84,10 +86,18 @@ impl Exchange<'_> {
         let of_policy = self.backend.traffic().and_then(|traffic| traffic.request_timeout);
         let deadline = self.rule.timeouts.request.or(of_policy).map(|limit| self.arrived + limit);
         let mut attempts = pin!(self.attempts((sent, of_rule), incoming, upgrades, deadline));
+        let mut answering = pin!(async {
+            match self.idle {
+                None => attempts.as_mut().await,
+                // Boxed, so that requests without such a limit are no larger for it.
+                Some(limit) => Box::pin(unless_silent(limit, &self.meter, attempts)).await,
+            }
+        });
         let mut answered = match deadline {
-            None => attempts.as_mut().await?,
-            Some(at) => timeout_at(at.into(), attempts).await.unwrap_or(Err(Failure::RouteTimedOut))?,
+            None => answering.as_mut().await?,
+            Some(at) => timeout_at(at.into(), answering).await.unwrap_or(Err(Failure::RouteTimedOut))?,
         };
+        self.meter.answered();
         answered.deadline = answered.deadline.into_iter().chain(deadline).min();
         Ok(answered)
     }
@@ -222,6 +232,22 @@ impl Exchange<'_> {
                 let upstream = upstream.on_behalf_of(self.client.address, self.client.local);
                 self.proxy.mirrors.send(upstream, self.client.address, request);
             }
+        }
+    }
+}
+
+/// Waits for the answer as long as something of the request comes within each `limit`.
+async fn unless_silent<T>(
+    limit: Duration,
+    meter: &Meter,
+    mut answered: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Result<T, Failure> {
+    loop {
+        let before = meter.bytes();
+        match timeout(limit, answered.as_mut()).await {
+            Ok(answered) => return answered,
+            Err(_) if meter.bytes() == before => return Err(Failure::AnswerTimedOut),
+            Err(_) => {}
         }
     }
 }

@@ -30,22 +30,18 @@ pub mod upstream_tls;
 
 use std::{
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, Request, Response, Version, header, request::Parts, response};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::timeout,
-};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     answer::{Failure, Language},
-    body::{ClientBody, Meter, ResponseBody},
+    body::{ClientBody, ResponseBody},
     compression::Asks,
     exchange::{Answered, Exchange, Sent},
     forward::Pseudonym,
@@ -253,18 +249,10 @@ impl Proxy {
         let pin = affinity::find(backend, &parts.headers, client);
         let (key, meter) = (pin.key, record.meter());
         let pinned = pinned.as_ref();
-        let exchange = Exchange { proxy: self, rule: &rule, backend, client, trailers, meter, arrived, key, pinned };
         let idle = of_clients.and_then(|clients| clients.idle);
-        let upgrades = upgrade.is_some();
-        let mut reply = match idle {
-            None => exchange.run(sent, of_rule, incoming, upgrades).await?,
-            // Boxed, so that requests without such a limit are no larger for it.
-            Some(limit) => {
-                let answered = Box::pin(exchange.run(sent, of_rule, incoming, upgrades));
-                unless_silent(limit, &exchange.meter, answered).await?
-            }
-        };
-        exchange.meter.answered();
+        let exchange =
+            Exchange { proxy: self, rule: &rule, backend, client, trailers, meter, arrived, key, pinned, idle };
+        let mut reply = exchange.run(sent, of_rule, incoming, upgrade.is_some()).await?;
         record.holds(reply.held.take());
         let moved = reply.place.filter(|&place| pinned.is_none_or(|pinned| pinned.place != place));
         let mut response = self.pass_back(reply, upgrade, record)?;
@@ -319,22 +307,6 @@ fn without_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
         parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
     }
     Response::from_parts(parts, body)
-}
-
-/// Waits for the answer as long as something of the request comes within each `limit`.
-async fn unless_silent<T>(
-    limit: Duration,
-    meter: &Meter,
-    mut answered: Pin<Box<impl Future<Output = Result<T, Failure>>>>,
-) -> Result<T, Failure> {
-    loop {
-        let before = meter.bytes();
-        match timeout(limit, &mut answered).await {
-            Ok(answered) => return answered,
-            Err(_) if meter.bytes() == before => return Err(Failure::AnswerTimedOut),
-            Err(_) => {}
-        }
-    }
 }
 
 /// The rule that serves the request, and how its listener deals with clients. The table is borrowed for no longer, so

@@ -50,7 +50,7 @@ struct Row {
 enum Values {
     /// Whatever stands there, but for nothing and an empty list.
     Any,
-    True,
+    Exactly(bool),
     OtherThan(&'static [&'static str]),
 }
 
@@ -132,7 +132,7 @@ const BACKEND_TRAFFIC_POLICY: &[Row] = &[
     harmless("spec.retry.perRetry.backOff.maxInterval"),
     harmless("spec.faultInjection"),
     harmless("spec.connection"),
-    Row { path: "spec.useClientProtocol", values: Values::True, effect: Effect::Harmless },
+    Row { path: "spec.useClientProtocol", values: Values::Exactly(true), effect: Effect::Harmless },
 ];
 
 /// What protects stops the policy; without the others requests are served all the same.
@@ -146,11 +146,12 @@ const CLIENT_TRAFFIC_POLICY: &[Row] = &[
     stops("spec.headers.requestID", VALUE),
     stops("spec.headers.earlyRequestHeaders", VALUE),
     stops("spec.headers.lateResponseHeaders", VALUE),
-    Row { path: "spec.headers.enableEnvoyHeaders", values: Values::True, effect: Effect::Harmless },
+    Row { path: "spec.headers.enableEnvoyHeaders", values: Values::Exactly(true), effect: Effect::Harmless },
     harmless("spec.connection.bufferLimit"),
     harmless("spec.connection.maxAcceptPerSocketEvent"),
-    Row { path: "spec.http1.preserveHeaderCase", values: Values::True, effect: Effect::Harmless },
+    Row { path: "spec.http1.preserveHeaderCase", values: Values::Exactly(true), effect: Effect::Harmless },
     harmless("spec.http1.http10"),
+    Row { path: "spec.http1.enableTrailers", values: Values::Exactly(false), effect: Effect::Harmless },
     Row {
         path: "spec.http2.onInvalidMessage",
         values: Values::OtherThan(&["TerminateStream"]),
@@ -162,7 +163,7 @@ const CLIENT_TRAFFIC_POLICY: &[Row] = &[
 
 /// Without these a node offers less and nobody gets in further: each has a condition of its own.
 const TUNNEL_NODE: &[Row] = &[
-    Row { path: "spec.egressGateway.enabled", values: Values::True, effect: Effect::Harmless },
+    Row { path: "spec.egressGateway.enabled", values: Values::Exactly(true), effect: Effect::Harmless },
     harmless("spec.routes"),
     harmless("spec.allowFrom"),
     harmless("spec.defaultUpstream"),
@@ -268,8 +269,8 @@ impl Walk {
         let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
         let path = match (&self.row.values, value) {
             (Values::Any, _) if is_empty => return None,
-            (Values::True, value) if *value != Value::Bool(true) => return None,
-            (Values::Any | Values::True, _) => self.path.clone(),
+            (Values::Exactly(wanted), value) if *value != Value::Bool(*wanted) => return None,
+            (Values::Any | Values::Exactly(_), _) => self.path.clone(),
             (Values::OtherThan(served), Value::String(text)) if served.contains(&text.as_str()) => return None,
             (Values::OtherThan(_), Value::String(text)) => format!("{} ({})", self.path, quoted(text)),
             (Values::OtherThan(_), _) if is_empty => return None,
@@ -364,6 +365,10 @@ mod tests {
         check(Kind::TunnelNode, &json!({"egressGateway": {"enabled": false}, "routes": []}), &[]);
         let node = json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"], "defaultUpstream": "a:1"});
         check(Kind::TunnelNode, &node, &["spec.egressGateway.enabled", "spec.routes", "spec.defaultUpstream"]);
+        check(Kind::ClientTrafficPolicy, &json!({"http1": {"enableTrailers": true, "preserveHeaderCase": false}}), &[]);
+        let in_vain = ["spec.http1.preserveHeaderCase", "spec.http1.enableTrailers"];
+        let http1 = json!({"http1": {"enableTrailers": false, "preserveHeaderCase": true}});
+        check(Kind::ClientTrafficPolicy, &http1, &in_vain);
         check(Kind::Proxy, &json!({"provider": "unmanaged"}), &[]);
         check(Kind::Proxy, &json!({"provider": "cloud", "shutdown": {}}), &["spec.provider (cloud)", "spec.shutdown"]);
         let reference = json!({"group": "example.com", "kind": "Config", "name": "c"});

@@ -104,11 +104,10 @@ async fn two_broken_objects_of_one_file_are_both_shown_at_once() {
 #[tokio::test]
 async fn a_field_that_is_not_served_yet_is_said_in_a_condition_and_never_ignored() {
     let office = Office::open().await;
-    let session = "  rules:\n  - sessionPersistence:\n      sessionName: own\n    ";
-    let route = broken_route("  rules:\n  - ", session);
+    let route = broken_route("  rules:\n", "  useDefaultGateways: All\n  rules:\n");
     let outcome = office.relay.cli().try_apply(&route).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    assert!(outcome.stderr.contains("spec.rules[0].sessionPersistence"), "the warning names the field: {outcome:?}");
+    assert!(outcome.stderr.contains("spec.useDefaultGateways (All)"), "the warning names the field: {outcome:?}");
     let path = "/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes/broken";
     let condition = underpass_tests::eventually::eventually("the condition", async || {
         let route = office.relay.api().get(path).await;
@@ -117,7 +116,7 @@ async fn a_field_that_is_not_served_yet_is_said_in_a_condition_and_never_ignored
     })
     .await;
     assert_eq!((&condition["status"], &condition["reason"]), (&"False".into(), &"UnsupportedValue".into()));
-    assert!(condition["message"].as_str().unwrap().contains("spec.rules[0].sessionPersistence"), "{condition}");
+    assert!(condition["message"].as_str().unwrap().contains("spec.useDefaultGateways (All)"), "{condition}");
     let answer = client::get(office.relay.addresses.http, "broken.example.com", "/").await.unwrap();
     assert_eq!(answer.status, 404, "nothing of the route is served");
 }
