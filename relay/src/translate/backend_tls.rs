@@ -29,7 +29,7 @@ use super::{
     gateways::Placed,
     generation,
     grants::End,
-    mention,
+    mention, policies,
     routes::Compiled,
 };
 use crate::route::tls::{Roots, SubjectName, UpstreamTls};
@@ -74,13 +74,7 @@ impl<'a> Policies<'a> {
         let unreadable = objects.unreadable.iter().filter(|(kind, _, _)| *kind == Kind::BackendTlsPolicy);
         let mut all: Vec<_> =
             readable.chain(unreadable.filter_map(|(_, object, _)| Policy::unreadable(object))).collect();
-        all.sort_by(|a, b| (a.created, &a.place).cmp(&(b.created, &b.place)));
-        let mut winners = BTreeMap::new();
-        for (index, policy) in all.iter().enumerate() {
-            for target in &policy.targets {
-                winners.entry(target.clone()).or_insert(index);
-            }
-        }
+        let winners = policies::settle(&mut all, |one| (one.created, one.place.clone()), |one| &one.targets);
         Self { all, winners }
     }
 

@@ -27,7 +27,7 @@ use super::{
     gateways::Placed,
     generation,
     grants::End,
-    is_gateway_group, mention,
+    is_gateway_group, mention, policies,
     routes::Compiled,
     stop, traffic,
 };
@@ -67,13 +67,7 @@ impl<'a> Policies<'a> {
     pub(super) fn new(objects: &'a ProjectSnapshot) -> Self {
         let mut all: Vec<_> =
             objects.backend_traffic_policies.iter().map(|policy| Policy::read(objects, policy)).collect();
-        all.sort_by(|a, b| (a.created, &a.place).cmp(&(b.created, &b.place)));
-        let mut winners = BTreeMap::new();
-        for (index, policy) in all.iter().enumerate() {
-            for target in &policy.targets {
-                winners.entry(target.clone()).or_insert(index);
-            }
-        }
+        let winners = policies::settle(&mut all, |one| (one.created, one.place.clone()), |one| &one.targets);
         Self { all, winners }
     }
 

@@ -3,8 +3,8 @@
 //! The most specific one counts, whole: listener, then ListenerSet, then Gateway; of several for one target the oldest.
 //! What must be known of a connection before anybody knows whom it is for, all listeners of an address share: the first
 //! one decides (the oldest Gateway's, as of what is spoken there), and a policy of another that says otherwise does not
-//! count there. A policy that cannot be honoured changes nothing, but for one
-//! that checks clients' certificates: without it nobody gets in.
+//! count there. A policy that cannot be honoured changes nothing, but for one that checks clients' certificates: without
+//! it nobody gets in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use super::{
     generation,
     grants::End,
     listeners::PlacedListener,
-    mention, stop,
+    mention, policies, stop,
 };
 use crate::route::{
     client::ClientSettings,
@@ -84,13 +84,7 @@ impl<'a> Policies<'a> {
     fn new(objects: &'a ProjectSnapshot) -> Self {
         let policies = objects.client_traffic_policies.iter();
         let mut all: Vec<_> = policies.map(|policy| Policy::read(objects, policy)).collect();
-        all.sort_by(|a, b| (a.created, &a.place).cmp(&(b.created, &b.place)));
-        let mut winners = BTreeMap::new();
-        for (index, policy) in all.iter().enumerate() {
-            for target in &policy.targets {
-                winners.entry(target.clone()).or_insert(index);
-            }
-        }
+        let winners = policies::settle(&mut all, |one| (one.created, one.place.clone()), |one| &one.targets);
         Self { all, winners }
     }
 

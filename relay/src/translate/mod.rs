@@ -23,6 +23,7 @@ mod grants;
 pub mod infrastructure;
 mod listeners;
 mod owners;
+mod policies;
 mod routes;
 mod services;
 mod sessions;

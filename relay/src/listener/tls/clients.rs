@@ -32,29 +32,35 @@ pub(super) fn verifier(clients: &Clients) -> Result<Arc<dyn ClientCertVerifier>,
             Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots(cas)), provider()).build()?)
         }
         Clients::ValidOrNot(cas) => {
-            let hints = roots(cas).subjects();
-            Ok(Arc::new(Whatever { hints, algorithms: provider().signature_verification_algorithms }))
+            let check = Arc::new(Check { optional: true, ..Check::default() });
+            Ok(Arc::new(Checked::new(check, None, roots(cas).subjects())))
         }
         Clients::Checked(check) => {
             let inner = match &check.authorities[..] {
                 [] => None,
                 cas => Some(WebPkiClientVerifier::builder_with_provider(Arc::new(roots(cas)), provider()).build()?),
             };
-            let algorithms = provider().signature_verification_algorithms;
-            Ok(Arc::new(Checked { check: check.clone(), inner, algorithms }))
+            let hints = roots(&check.authorities).subjects();
+            Ok(Arc::new(Checked::new(check.clone(), inner, hints)))
         }
     }
 }
 
-/// Takes certificates that a CA vouches for, that are known by a hash, or both.
+/// Takes certificates that a CA vouches for, that are known by a hash, or both; with neither it takes any, and whoever
+/// presents one must hold its key.
 #[derive(Debug)]
 struct Checked {
     check: Arc<Check>,
     inner: Option<Arc<dyn ClientCertVerifier>>,
+    hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Checked {
+    fn new(check: Arc<Check>, inner: Option<Arc<dyn ClientCertVerifier>>, hints: Vec<DistinguishedName>) -> Self {
+        Self { check, inner, hints, algorithms: provider().signature_verification_algorithms }
+    }
+
     fn is_known(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
         let hash = |bytes: &[u8]| digest(&SHA256, bytes);
         let is_in = |list: &[[u8; 32]], bytes: &[u8]| list.iter().any(|one| one[..] == *hash(bytes).as_ref());
@@ -72,7 +78,7 @@ impl ClientCertVerifier for Checked {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.as_ref().map_or(&[], |inner| inner.root_hint_subjects())
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -118,52 +124,4 @@ fn roots(cas: &[CertificateBytes]) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(cas.iter().map(|der| CertificateDer::from(der.to_vec())));
     roots
-}
-
-/// Asks for a certificate, and takes any and none; whoever presents one must hold its key.
-#[derive(Debug)]
-struct Whatever {
-    hints: Vec<DistinguishedName>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ClientCertVerifier for Whatever {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
-    }
-
-    fn verify_client_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }
