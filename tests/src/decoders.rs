@@ -7,7 +7,7 @@
 mod gateway;
 mod requests;
 
-pub use self::gateway::{proxy_protocol, translation};
+pub use self::gateway::{http1_answer, proxy_protocol, translation};
 pub use self::requests::{accept, bearer_token, continue_token, field_selector, label_selector, path, protobuf, query};
 
 use std::sync::LazyLock;
@@ -52,6 +52,7 @@ pub const ALL: &[(&str, Decoder)] = &[
     ("accept", accept),
     ("bearer_token", bearer_token),
     ("proxy_protocol", proxy_protocol),
+    ("http1_answer", http1_answer),
     ("translation", translation),
 ];
 

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
 use super::{
-    body::ResponseBody, may_dial::Denied, names::Unresolved, origin::NoOrigin, request::Refusal, upstream_tls::TlsFault,
+    body::ResponseBody, http1::Http1Error, may_dial::Denied, names::Unresolved, origin::NoOrigin, request::Refusal,
+    upstream_tls::TlsFault,
 };
 use crate::tunnel::DialError;
 
@@ -58,8 +59,8 @@ pub enum Failure {
     ConnectTimedOut,
     #[error("the backend {0}")]
     Tls(#[from] TlsFault),
-    #[error("the backend {}", describe(source))]
-    Exchange { source: hyper::Error },
+    #[error("the backend {}", source.describe())]
+    Exchange { source: ExchangeError },
     #[error("the backend did not answer in time")]
     AnswerTimedOut,
     #[error("the backend did not answer within the time that the route allows")]
@@ -82,12 +83,43 @@ pub enum Failure {
     Internal,
 }
 
-/// What a broken exchange looks like from outside.
-fn describe(error: &hyper::Error) -> &'static str {
-    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
-        "answered with something that is not valid HTTP"
-    } else {
-        "closed the connection before it answered"
+/// What broke an exchange, in the words of the protocol that it was over.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    #[error("{0}")]
+    Http1(#[from] Http1Error),
+    #[error("{0}")]
+    Http2(#[from] hyper::Error),
+}
+
+impl ExchangeError {
+    /// What it looks like from outside.
+    fn describe(&self) -> &'static str {
+        let is_malformed = match self {
+            Self::Http1(error) => error.is_malformed(),
+            Self::Http2(error) => error.is_parse() || error.is_parse_too_large() || error.is_parse_status(),
+        };
+        if is_malformed {
+            "answered with something that is not valid HTTP"
+        } else {
+            "closed the connection before it answered"
+        }
+    }
+}
+
+impl From<Http1Error> for Failure {
+    fn from(error: Http1Error) -> Self {
+        match error {
+            Http1Error::Upload(error) if error.is_late() => Self::UploadStalled,
+            Http1Error::Upload(_) => Self::UploadBroken,
+            error => Self::Exchange { source: error.into() },
+        }
+    }
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        Self::Exchange { source: error.into() }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::{
     time::{Sleep, sleep, sleep_until},
 };
 
-use super::{record::Record, upstream::Lease};
+use super::{http1::Http1Error, record::Record, upstream::Received};
 use crate::route::client::Requests;
 
 /// How long a client may keep a backend waiting for the next part of a body.
@@ -45,6 +45,8 @@ pub enum BodyError {
     Late(Duration),
     #[error("the sender broke off")]
     Broken(#[from] hyper::Error),
+    #[error("{0}")]
+    Answer(#[from] Http1Error),
     #[error("the sender broke off: {0}")]
     Lost(String),
     #[error("the body is not as long as its head says")]
@@ -55,6 +57,13 @@ pub enum BodyError {
     TooLong,
     #[error("the copy of a body fell behind, or was broken off")]
     Behind,
+}
+
+impl BodyError {
+    /// Whether the sender did not keep to the time.
+    pub(super) fn is_late(&self) -> bool {
+        matches!(self, Self::Stalled(_) | Self::Late(_))
+    }
 }
 
 /// What follows the head of a client's request, as its listener hands it over.
@@ -219,8 +228,9 @@ impl Stall {
 }
 
 /// A request's body on its way to the backend.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum RequestBody {
+    #[default]
     Empty,
     /// Gathered, so that it can be sent again.
     Whole(Option<Bytes>),
@@ -309,8 +319,7 @@ impl Upload {
             Poll::Ready(None) => self.end_copies(),
             Poll::Ready(Some(Err(error))) => {
                 self.copies.clear();
-                let is_late = matches!(error, BodyError::Stalled(_) | BodyError::Late(_));
-                let fault = if is_late { &self.meter.stalled } else { &self.meter.broken };
+                let fault = if error.is_late() { &self.meter.stalled } else { &self.meter.broken };
                 fault.store(true, Relaxed);
             }
             Poll::Pending => {}
@@ -388,10 +397,10 @@ enum Source {
 
 #[derive(Debug)]
 struct Download {
-    incoming: Incoming,
+    incoming: Received,
     stall: Stall,
-    /// Goes back to the pool when the body has ended well; dropped before, it closes its connection.
-    lease: Option<Lease>,
+    /// Why it ends early; told when what came before is on its way.
+    broken: Option<BodyError>,
     /// When the whole response must have passed.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -405,12 +414,9 @@ impl ResponseBody {
         Self { source: Source::Text(Some(text)), record: Record::default() }
     }
 
-    pub(super) fn stream(incoming: Incoming, lease: Option<Lease>, deadline: Option<Instant>) -> Self {
+    pub(super) fn stream(incoming: Received, deadline: Option<Instant>) -> Self {
         let deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
-        let mut download = Download { incoming, stall: Stall::new(DOWNLOAD_IDLE), lease, deadline };
-        if download.incoming.is_end_stream() {
-            download.give_back();
-        }
+        let download = Download { incoming, stall: Stall::new(DOWNLOAD_IDLE), broken: None, deadline };
         Self { source: Source::Stream(Box::new(download)), record: Record::default() }
     }
 
@@ -443,14 +449,6 @@ impl ResponseBody {
     }
 }
 
-impl Download {
-    fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
-    }
-}
-
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -474,6 +472,9 @@ impl Body for ResponseBody {
             }
             Source::Stream(download) => download,
         };
+        if let Some(broken) = download.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
         if let Some(deadline) = &mut download.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
@@ -481,19 +482,20 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(BodyError::TooLong)));
         }
         let frame = Pin::new(&mut download.incoming).poll_frame(cx);
-        let frame = download.stall.watch(cx, frame);
-        match &frame {
+        match download.stall.watch(cx, frame) {
             Poll::Ready(Some(Ok(frame))) => {
-                record.sent(data_bytes(frame));
-                if download.incoming.is_end_stream() {
-                    download.give_back();
-                }
+                record.sent(data_bytes(&frame));
+                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => record.broke(error),
-            Poll::Ready(None) => download.give_back(),
-            Poll::Pending => {}
+            // Whoever writes it to the client would throw away with the error what is not flushed yet.
+            Poll::Ready(Some(Err(error))) => {
+                record.broke(&error);
+                download.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            end => end,
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {

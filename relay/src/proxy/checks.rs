@@ -5,11 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use http_body_util::{BodyExt as _, Limited, combinators::UnsyncBoxBody};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -20,7 +17,9 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Routing,
+    body::{BodyError, RequestBody},
     dial::{Transport, dial, dial_http},
+    http1::{Connection, Outline},
 };
 use crate::route::{
     fleet::Watched,
@@ -94,7 +93,7 @@ async fn ask(routing: &Routing, upstream: &Upstream, probe: &Probe) -> Result<()
         Probe::Http { method, path, host, statuses, body } => {
             let request = request(method, path, host.as_ref(), upstream)?;
             let response = send(routing, upstream, request).await?;
-            let status = response.status().as_u16();
+            let status = response.0.status().as_u16();
             if statuses.binary_search(&status).is_err() {
                 return Err(format!("the answer is {status}"));
             }
@@ -110,7 +109,7 @@ async fn ask(routing: &Routing, upstream: &Upstream, probe: &Probe) -> Result<()
             let headers = request.headers_mut();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
-            *request.body_mut() = Full::new(health_request(service));
+            *request.body_mut() = RequestBody::Whole(Some(health_request(service)));
             let response = send(routing, &upstream, request).await?;
             let serves = is_serving(&whole(response).await?);
             if serves { Ok(()) } else { Err("the server does not say that it serves".to_owned()) }
@@ -141,7 +140,7 @@ fn request(
     path: &str,
     host: Option<&HeaderValue>,
     upstream: &Upstream,
-) -> Result<Request<Full<Bytes>>, String> {
+) -> Result<Request<RequestBody>, String> {
     let name = match (host.map(HeaderValue::to_str), &upstream.endpoint) {
         (Some(Ok(host)), _) => host.to_owned(),
         (_, Endpoint::Address(address)) => address.to_string(),
@@ -149,7 +148,7 @@ fn request(
         (_, Endpoint::Asked { port, .. }) => format!("localhost:{port}"),
         (_, Endpoint::Node(target)) => format!("localhost:{}", target.port),
     };
-    let mut request = Request::new(Full::default());
+    let mut request = Request::new(RequestBody::Empty);
     *request.method_mut() = method.clone();
     if upstream.protocol == Protocol::Http2 {
         let scheme = if upstream.tls.is_some() { "https" } else { "http" };
@@ -163,33 +162,31 @@ fn request(
     Ok(request)
 }
 
-/// The head of the answer, on a connection of its own, which ends with it.
-async fn send(
-    routing: &Routing,
-    upstream: &Upstream,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<(Incoming, AbortOnDropHandle<()>)>, String> {
+/// An answer, and what drives its connection, which ends with it.
+type Answer = (Response<UnsyncBoxBody<Bytes, BodyError>>, Option<AbortOnDropHandle<()>>);
+
+/// The head of the answer, on a connection of its own.
+async fn send(routing: &Routing, upstream: &Upstream, request: Request<RequestBody>) -> Result<Answer, String> {
     let text = |error: hyper::Error| error.to_string();
     let protocol = if upstream.protocol == Protocol::Http2 { Protocol::Http2 } else { Protocol::Http1 };
     let transport = dial_http(routing, upstream, NOBODY, protocol).await.map_err(|error| error.to_string())?;
-    let io = TokioIo::new(transport);
+    if protocol == Protocol::Http1 {
+        let (parts, body) = request.into_parts();
+        let response = Connection::new(transport).send(&Outline::new(&parts), body).await;
+        let response = response.map_err(|error| error.to_string())?;
+        return Ok((response.map(|body| body.map_err(BodyError::from).boxed_unsync()), None));
+    }
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let handshake = builder.timer(TokioTimer::new()).handshake(TokioIo::new(transport)).await;
+    let (mut sender, connection) = handshake.map_err(text)?;
     // What ends a connection early is told to whoever waits for the answer.
-    let (answer, task) = if protocol == Protocol::Http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        let (mut sender, connection) = builder.timer(TokioTimer::new()).handshake(io).await.map_err(text)?;
-        let task = tokio::spawn(async { drop(connection.await) });
-        (AbortOnDropHandle::new(task), sender.send_request(request).await)
-    } else {
-        let (mut sender, connection) = http1::Builder::new().handshake(io).await.map_err(text)?;
-        let task = tokio::spawn(async { drop(connection.await) });
-        (AbortOnDropHandle::new(task), sender.send_request(request).await)
-    };
-    task.map_err(text).map(|response| response.map(|body| (body, answer)))
+    let task = AbortOnDropHandle::new(tokio::spawn(async { drop(connection.await) }));
+    let response = sender.send_request(request).await.map_err(text)?;
+    Ok((response.map(|body| body.map_err(BodyError::from).boxed_unsync()), Some(task)))
 }
 
-async fn whole(response: Response<(Incoming, AbortOnDropHandle<()>)>) -> Result<Bytes, String> {
-    let (body, _connection) = response.into_body();
-    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+async fn whole((response, _connection): Answer) -> Result<Bytes, String> {
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     body.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string())
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, request::Parts};
+use http::{Request, Response, request::Parts};
 use hyper::body::Body as _;
 use tokio::time::{sleep, timeout, timeout_at};
 
@@ -20,7 +20,7 @@ use super::{
     request::Asked,
     session::{self, Pinned},
     upgrade,
-    upstream::Reply,
+    upstream::Received,
 };
 use crate::{
     clock,
@@ -44,7 +44,7 @@ pub(super) struct Sent {
 /// An answer, and when all of it must have passed.
 #[derive(Debug)]
 pub(super) struct Answered {
-    pub(super) reply: Reply,
+    pub(super) response: Response<Received>,
     pub(super) deadline: Option<Instant>,
     /// The endpoint, which has it to do as long as this is held.
     pub(super) held: Option<Held>,
@@ -95,7 +95,7 @@ impl Exchange<'_> {
         });
         let mut answered = match deadline {
             None => answering.as_mut().await?,
-            Some(at) => timeout_at(at.into(), answering).await.unwrap_or(Err(Failure::RouteTimedOut))?,
+            Some(at) => Box::pin(timeout_at(at.into(), answering)).await.unwrap_or(Err(Failure::RouteTimedOut))?,
         };
         self.meter.answered();
         answered.deadline = answered.deadline.into_iter().chain(deadline).min();
@@ -189,15 +189,19 @@ impl Exchange<'_> {
         let deadline = limit.map(|limit| clock::instant() + limit);
         // An endpoint that takes all the time there is has failed.
         let by = deadline.into_iter().chain(until).min();
-        let mut sending = pin!(self.proxy.pool.send(upstream, self.client.address, request, replay, &self.meter));
+        // Few clocks are read for a request that is sent as it came.
+        let asked = if bodiless && !is_retry { self.arrived } else { clock::instant() };
+        let sending = self.proxy.pool.send(upstream, self.client.address, request, (replay, asked), &self.meter);
+        let mut sending = pin!(sending);
         let sent = match by {
             None => sending.as_mut().await,
-            Some(at) => timeout_at(at.into(), sending).await.unwrap_or(Err(Failure::RouteTimedOut)),
+            // Boxed, so that requests without such a limit are no larger for it.
+            Some(at) => Box::pin(timeout_at(at.into(), sending)).await.unwrap_or(Err(Failure::RouteTimedOut)),
         };
         if let (Some(held), Some(outcome)) = (&held, outcome(&sent)) {
             held.report(outcome, routing.now());
         }
-        Ok(Answered { reply: sent?, deadline, held, place })
+        Ok(Answered { response: sent?, deadline, held, place })
     }
 
     /// The time for the balancers; nobody asks for it without one.
@@ -253,9 +257,9 @@ async fn unless_silent<T>(
 }
 
 /// What an exchange says of the endpoint; nothing where the client broke it off.
-fn outcome(sent: &Result<Reply, Failure>) -> Option<Outcome> {
+fn outcome(sent: &Result<Response<Received>, Failure>) -> Option<Outcome> {
     match sent {
-        Ok(reply) => Some(Outcome::Answered(reply.response.status().as_u16())),
+        Ok(response) => Some(Outcome::Answered(response.status().as_u16())),
         Err(failure) if failure.is_of_connection() => Some(Outcome::Failed),
         Err(Failure::RouteTimedOut | Failure::AnswerTimedOut) => Some(Outcome::Failed),
         Err(_) => None,
@@ -265,7 +269,7 @@ fn outcome(sent: &Result<Reply, Failure>) -> Option<Outcome> {
 /// Answers that the route lists, connections that failed, and attempts that took too long.
 fn is_worth_another(answered: &Result<Answered, Failure>, retry: &Retry) -> bool {
     match answered {
-        Ok(answered) => retry.codes.binary_search(&answered.reply.response.status().as_u16()).is_ok(),
+        Ok(answered) => retry.codes.binary_search(&answered.response.status().as_u16()).is_ok(),
         Err(failure) => failure.is_of_connection() || matches!(failure, Failure::RouteTimedOut),
     }
 }

@@ -30,7 +30,7 @@ pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forward
 pub(super) fn forward_request(headers: &mut HeaderMap, asked: &Asked, client: &Client, found: Option<&Found>) -> bool {
     let trailers = headers.get_all(header::TE).iter().any(|value| has_token(value, "trailers"));
     strip_hop_by_hop(headers);
-    headers.remove(header::HOST);
+    let named = headers.remove(header::HOST);
     // The listener answers it itself when the body is first asked for.
     headers.remove(header::EXPECT);
     let spoofed: Vec<HeaderName> = headers.keys().filter(|name| is_spoofed(name.as_str())).cloned().collect();
@@ -46,9 +46,11 @@ pub(super) fn forward_request(headers: &mut HeaderMap, asked: &Asked, client: &C
         None => client.address.ip().to_canonical().to_string(),
         Some(found) => found.chain(client.address.ip()),
     };
-    for (name, value) in
-        [(FORWARDED_FOR, HeaderValue::from_str(&ip)), (FORWARDED_HOST, HeaderValue::from_str(asked.authority.as_str()))]
-    {
+    let host = match named {
+        Some(named) if named == asked.authority.as_str() => Ok(named),
+        _ => HeaderValue::from_str(asked.authority.as_str()),
+    };
+    for (name, value) in [(FORWARDED_FOR, HeaderValue::from_str(&ip)), (FORWARDED_HOST, host)] {
         headers.insert(name, value.expect("an address and a checked authority are visible ASCII"));
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
@@ -87,10 +89,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Fields that only the gateway may set, and names with `_`, which CGI-like servers read as `-`.
-fn is_spoofed(name: &str) -> bool {
-    name.contains('_')
-        || name.starts_with("x-forwarded-")
-        || matches!(name, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url" | "x-original-host")
+pub(super) fn is_spoofed(name: &str) -> bool {
+    // Asked of each field of each request: most are told by their first letter.
+    (matches!(name.as_bytes().first(), Some(b'f' | b'x'))
+        && (name.starts_with("x-forwarded-")
+            || matches!(name, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url" | "x-original-host")))
+        || name.bytes().any(|byte| byte == b'_')
 }
 
 /// HTTP/2 may split the cookie; before anything else it must be one field again (RFC 9113 §8.2.3).

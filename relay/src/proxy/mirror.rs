@@ -11,7 +11,10 @@ use super::{
     body::{Meter, RequestBody},
     upstream::Pool,
 };
-use crate::route::{filter::Mirror, target::Upstream};
+use crate::{
+    clock,
+    route::{filter::Mirror, target::Upstream},
+};
 
 /// Copies of one worker at once; further ones are not made.
 const MIRRORS_MAX: usize = 256;
@@ -51,14 +54,11 @@ impl Mirrors {
             let _room = room;
             let meter = Meter::default();
             let exchange = async {
-                match pool.send(&upstream, client, request, false, &meter).await {
+                match pool.send(&upstream, client, request, (false, clock::instant()), &meter).await {
                     // Read to its end, so that the connection can be used again.
-                    Ok(reply) => {
-                        let mut body = reply.response.into_body();
+                    Ok(response) => {
+                        let mut body = response.into_body();
                         while let Some(Ok(_)) = body.frame().await {}
-                        if let Some(lease) = reply.lease {
-                            lease.give_back();
-                        }
                     }
                     Err(error) => tracing::debug!(endpoint = %upstream.endpoint, %error, "a mirrored request"),
                 }

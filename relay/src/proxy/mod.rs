@@ -15,6 +15,7 @@ mod filters;
 mod forward;
 mod grpc_web;
 mod headers;
+pub mod http1;
 pub mod may_dial;
 mod mirror;
 pub mod names;
@@ -52,7 +53,7 @@ use self::{
     request::Asked,
     session::Sessions,
     upgrade::Upgrade,
-    upstream::{Pool, Reply},
+    upstream::Pool,
     upstream_tls::ClientConfigs,
 };
 use crate::{
@@ -177,10 +178,11 @@ impl Proxy {
     ///
     /// Heads are boxed: what a future holds is moved about with it, for each request.
     pub async fn handle(&self, request: Box<Request<ClientBody>>, client: &Arc<Client>) -> Response<ResponseBody> {
-        let mut record = Record::new(request.method(), client.clone());
+        let arrived = clock::instant();
+        let mut record = Record::new(request.method(), client.clone(), arrived);
         let (version, language) = (request.version(), Language::of(request.headers()));
         let is_head = request.method() == Method::HEAD;
-        let response = match self.serve(request, client, &mut record).await {
+        let response = match self.serve(request, (client, arrived), &mut record).await {
             Ok(response) => {
                 record.answered(response.status());
                 // That of an upgraded connection was taken, until the bytes end: this one is empty then.
@@ -198,14 +200,11 @@ impl Proxy {
     async fn serve(
         &self,
         mut request: Box<Request<ClientBody>>,
-        client: &Client,
+        (client, arrived): (&Client, Instant),
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let arrived = clock::instant();
         let upgrade = upgrade::take(&mut request)?;
-        let (parts, incoming) = request.into_parts();
-        let asked = request::check(&parts)?;
-        let mut sent = Box::new(Sent { parts, asked });
+        let (mut sent, incoming) = checked(*request)?;
         let Sent { parts, asked } = &mut *sent;
         let (rule, settings) = select(&self.routing.table.load(), asked, parts, client);
         let of_clients = settings.as_ref().map(|settings| &settings.requests);
@@ -272,12 +271,12 @@ impl Proxy {
         upgrade: Option<Upgrade>,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let Answered { reply: Reply { mut response, lease }, deadline, .. } = reply;
+        let Answered { response, deadline, .. } = reply;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             let upgrade = upgrade.ok_or(Failure::UnaskedUpgrade)?;
-            upgrade.check(&response)?;
-            let backend = hyper::upgrade::on(&mut response);
-            let (mut parts, _) = response.into_parts();
+            upgrade.check(response.headers())?;
+            let (mut parts, incoming) = response.into_parts();
+            let backend = incoming.into_switched().ok_or(Failure::UnaskedUpgrade)?;
             headers::forward_response(&mut parts.headers);
             upgrade.answer(&mut parts.status, &mut parts.headers);
             record.answered(parts.status);
@@ -295,8 +294,15 @@ impl Proxy {
         }
         let (mut parts, incoming) = response.into_parts();
         headers::forward_response(&mut parts.headers);
-        Ok(Response::from_parts(plain(parts), ResponseBody::stream(incoming, lease, deadline)))
+        Ok(Response::from_parts(plain(parts), ResponseBody::stream(incoming, deadline)))
     }
+}
+
+/// Apart from what waits, which would have room for the parts as long as it does.
+fn checked(request: Request<ClientBody>) -> Result<(Box<Sent>, ClientBody), Failure> {
+    let (parts, incoming) = request.into_parts();
+    let asked = request::check(&parts)?;
+    Ok((Box::new(Sent { parts, asked }), incoming))
 }
 
 /// What a client that asked with HEAD is sent.

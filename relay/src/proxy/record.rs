@@ -33,9 +33,9 @@ struct Facts {
 }
 
 impl Record {
-    pub(super) fn new(method: &Method, client: Arc<Client>) -> Self {
+    pub(super) fn new(method: &Method, client: Arc<Client>, started: Instant) -> Self {
         Self(Some(Box::new(Facts {
-            started: clock::instant(),
+            started,
             method: method.clone(),
             client,
             rule: None,

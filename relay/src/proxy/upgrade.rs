@@ -14,12 +14,8 @@ use std::{
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::{
-    body::{Body, Incoming},
-    ext::Protocol,
-    upgrade::OnUpgrade,
-};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
+use hyper::{body::Body, ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, copy_bidirectional_with_sizes},
@@ -31,6 +27,7 @@ use super::{
     answer::Failure,
     body::{ClientBody, Meter},
     headers::has_token,
+    http1::Switched,
     record::Record,
     request::Refusal,
 };
@@ -38,7 +35,7 @@ use super::{
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 
-/// How long both sides may take to switch once 101 has been seen.
+/// How long the client's side may take to switch once 101 has been seen.
 const SWITCH: Duration = Duration::from_secs(10);
 
 /// How long an upgraded connection may be silent in both directions.
@@ -133,14 +130,12 @@ impl Upgrade {
     ///
     /// # Errors
     /// [`Failure::UnaskedUpgrade`], [`Failure::Handshake`].
-    pub(super) fn check(&self, response: &Response<Incoming>) -> Result<(), Failure> {
-        if !is_websocket(response.headers().get(header::UPGRADE)) {
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
+        if !is_websocket(headers.get(header::UPGRADE)) {
             return Err(Failure::UnaskedUpgrade);
         }
         match &self.accept {
-            Some(accept) if response.headers().get(header::SEC_WEBSOCKET_ACCEPT) != Some(accept) => {
-                Err(Failure::Handshake)
-            }
+            Some(accept) if headers.get(header::SEC_WEBSOCKET_ACCEPT) != Some(accept) => Err(Failure::Handshake),
             _ => Ok(()),
         }
     }
@@ -172,17 +167,16 @@ pub(super) fn ask(headers: &mut HeaderMap) {
 }
 
 /// Copies bytes both ways until both ends are done, silence lasts too long, or the worker is cut.
-pub(super) async fn join(upgrade: Upgrade, backend: OnUpgrade, mut record: Record, cut: CancellationToken) {
+pub(super) async fn join(upgrade: Upgrade, backend: Switched, mut record: Record, cut: CancellationToken) {
     let _hold = upgrade.hold;
-    let both = async { tokio::try_join!(upgrade.client.switch(), backend) };
-    let (client, backend) = match timeout(SWITCH, both).await {
-        Ok(Ok(ends)) => ends,
+    let client = match timeout(SWITCH, upgrade.client.switch()).await {
+        Ok(Ok(client)) => client,
         Ok(Err(error)) => return record.broke(&error),
         Err(elapsed) => return record.broke(&elapsed),
     };
     let meter = record.meter();
     let mut client = Metered { io: client, meter: meter.clone() };
-    let mut backend = Metered { io: Box::new(TokioIo::new(backend)), meter: Arc::<Meter>::default() };
+    let mut backend = Metered { io: Box::new(backend), meter: Arc::<Meter>::default() };
     let downloaded = backend.meter.clone();
     let copied = {
         let copy = copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER_BYTES, BUFFER_BYTES);

@@ -8,43 +8,49 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use http::{HeaderValue, Request, Response, Uri, Version, header, uri::Scheme};
 use hyper::{
-    body::{Body as _, Incoming},
-    client::conn::{TrySendError, http1, http2},
+    body::{Body, Frame, SizeHint},
+    client::conn::{TrySendError, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{timeout, timeout_at},
+};
 
 use super::{
     Routing,
     answer::Failure,
-    body::{Meter, RequestBody},
+    body::{BodyError, Meter, RequestBody},
     dial::{Transport, dial_http},
+    http1::{self, Connection, Outline, Switched, Taken},
 };
 use crate::{
     clock,
     route::target::{Protocol, Upstream},
 };
 
-/// How long an HTTP/1.1 connection may rest, and how long an HTTP/2 connection is kept after its last request.
+/// How long an HTTP/1.1 connection may rest, to within a [`SWEEP`], and how long an HTTP/2 connection is kept after its
+/// last request.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Resting connections per upstream; more are closed when they come back. With fewer, a thousand clients at once would
 /// make most of their connections anew.
 const IDLE_PER_UPSTREAM_MAX: usize = 1024;
 
-/// Resting connections of one worker; more are closed when they come back. With its client's, each was measured to take
-/// less than 70 KiB.
+/// Resting connections of one worker; more are closed when they come back.
 const IDLE_MAX: usize = 4096;
 
 /// HTTP/2 connections that one worker keeps for further requests; beyond it the one unused for longest ends after its
@@ -59,11 +65,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// The default that edges of the big providers use; routes will say otherwise.
 const ANSWER: Duration = Duration::from_secs(100);
 
-/// How long a connection may take to be ready again after its response has ended.
+/// How long a request may take to be sent in full after its answer has ended, for its connection to be used again.
 const SETTLE: Duration = Duration::from_secs(5);
-
-/// The most that a connection buffers while reading, in bytes.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
 /// The longest header list of an answer over HTTP/2, in bytes.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
@@ -75,7 +78,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// How often a busy HTTP/2 connection is asked whether it is still there, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(20);
 
-type Http1Sender = http1::SendRequest<RequestBody>;
 type Http2Sender = http2::SendRequest<RequestBody>;
 
 /// The upstream connections of one worker, keyed by project, endpoint, protocol and TLS.
@@ -91,12 +93,15 @@ struct Resting {
     http1_count: usize,
     http2: HashMap<Arc<Upstream>, Slot>,
     sweeper: Option<JoinHandle<()>>,
+    /// How often the sweeper has been round.
+    turns: u64,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: Http1Sender,
-    since: Instant,
+    connection: Connection,
+    /// The turn of the sweeper when it came to rest: no clock is read for each request.
+    turn: u64,
 }
 
 /// The one attempt to connect that several requests wait for, and its result.
@@ -117,22 +122,22 @@ struct Slot {
     used: Instant,
 }
 
-/// A backend's answer, and the connection that it came on.
+/// The body of a backend's answer. When it has ended well, its connection rests where it came from; dropped before, it is
+/// closed.
 #[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) response: Response<Incoming>,
-    pub(super) lease: Option<Lease>,
+pub(super) enum Received {
+    Http1 { incoming: http1::Incoming, home: Home },
+    Http2(hyper::body::Incoming),
 }
 
-/// An HTTP/1.1 connection in use; given back, it may serve another request. Dropped, it is closed.
+/// Where a connection over HTTP/1.1 rests.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct Home {
     pool: Weak<Pool>,
     upstream: Arc<Upstream>,
-    sender: Http1Sender,
 }
 
-/// What came of one attempt that failed.
+/// What came of one attempt over HTTP/2 that failed.
 enum Attempt {
     /// The request never left and can be sent elsewhere.
     Unsent(Box<Request<RequestBody>>),
@@ -155,7 +160,8 @@ impl Pool {
 
     /// Sends `request` to `upstream` and waits for the head of the answer.
     ///
-    /// `replay` says that the request has no body and an idempotent method, so that it may be sent twice.
+    /// `replay` says that the request has no body and an idempotent method, so that it may be sent twice. `asked` is when
+    /// the backend's time begins.
     ///
     /// # Errors
     /// Those of dialling; [`Failure::Exchange`], [`Failure::AnswerTimedOut`], [`Failure::UploadStalled`],
@@ -165,9 +171,9 @@ impl Pool {
         upstream: &Arc<Upstream>,
         client: SocketAddr,
         mut request: Box<Request<RequestBody>>,
-        replay: bool,
+        (replay, asked): (bool, Instant),
         meter: &Meter,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Response<Received>, Failure> {
         if upstream.tls.is_some() {
             secure(&mut request);
         }
@@ -186,15 +192,16 @@ impl Pool {
             }
         };
         let mut exchange = pin!(exchange);
+        let mut until = asked + ANSWER;
         loop {
             let before = meter.bytes();
-            match timeout(ANSWER, &mut exchange).await {
+            match timeout_at(until.into(), &mut exchange).await {
                 Ok(Err(Failure::Exchange { .. })) if meter.has_stalled() => return Err(Failure::UploadStalled),
                 // Whatever the backend made of it, it is not the backend's fault.
                 Ok(Err(Failure::Exchange { .. })) if meter.is_broken() => return Err(Failure::UploadBroken),
                 Ok(result) => return result,
                 Err(_) if meter.bytes() == before => return Err(Failure::AnswerTimedOut),
-                Err(_) => {}
+                Err(_) => until = clock::instant() + ANSWER,
             }
         }
     }
@@ -203,45 +210,43 @@ impl Pool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         client: SocketAddr,
-        mut request: Box<Request<RequestBody>>,
+        request: Box<Request<RequestBody>>,
         replay: bool,
-    ) -> Result<Reply, Failure> {
-        while let Some(mut sender) = self.take_idle(upstream) {
-            let copy = replay.then(|| copy_head(&request));
-            match sender.try_send_request(*request).await.map_err(Attempt::from) {
-                Ok(response) => return Ok(self.reply(upstream, response, sender)),
-                Err(Attempt::Unsent(unsent)) => request = unsent,
-                Err(Attempt::Failed(error)) => match copy.filter(|_| is_lost(&error)) {
-                    // The connection died while it rested: one fresh connection decides.
-                    Some(copy) => {
-                        request = copy;
-                        break;
-                    }
-                    None => return Err(Failure::Exchange { source: error }),
-                },
-            }
-        }
+    ) -> Result<Response<Received>, Failure> {
+        let (outline, body) = taken_apart(*request);
+        let body = match self.take_idle(upstream) {
+            None => body,
+            Some(connection) => match connection.send(&outline, body).await {
+                Ok(response) => return Ok(self.received(upstream, response)),
+                // The connection died while it rested: a fresh one decides.
+                Err(error) if replay && error.is_lost() => RequestBody::Empty,
+                Err(error) => return Err(error.into()),
+            },
+        };
         // Apart, for what connecting takes is much more than what most requests need.
-        Box::pin(self.send_http1_anew(upstream, client, request)).await
+        Box::pin(self.send_http1_anew(upstream, client, &outline, body)).await
     }
 
     async fn send_http1_anew(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         client: SocketAddr,
-        request: Box<Request<RequestBody>>,
-    ) -> Result<Reply, Failure> {
+        outline: &Outline,
+        body: RequestBody,
+    ) -> Result<Response<Received>, Failure> {
         let dialled = dial_http(&self.routing, upstream, client, Protocol::Http1).await;
-        let mut sender = handshake_http1(dialled.inspect_err(|_| self.forget_choice(upstream))?).await?;
-        match sender.try_send_request(*request).await {
-            Ok(response) => Ok(self.reply(upstream, response, sender)),
-            Err(error) => Err(Failure::Exchange { source: error.into_error() }),
-        }
+        let transport = dialled.inspect_err(|_| self.forget_choice(upstream))?;
+        let response = Connection::new(transport).send(outline, body).await?;
+        Ok(self.received(upstream, response))
     }
 
-    fn reply(self: &Arc<Self>, upstream: &Arc<Upstream>, response: Response<Incoming>, sender: Http1Sender) -> Reply {
-        let lease = Lease { pool: Arc::downgrade(self), upstream: upstream.clone(), sender };
-        Reply { response, lease: Some(lease) }
+    fn received(self: &Arc<Self>, upstream: &Arc<Upstream>, response: Response<http1::Incoming>) -> Response<Received> {
+        let home = Home { pool: Arc::downgrade(self), upstream: upstream.clone() };
+        response.map(|incoming| {
+            let mut received = Received::Http1 { incoming, home };
+            received.give_back();
+            received
+        })
     }
 
     async fn send_http2(
@@ -250,7 +255,7 @@ impl Pool {
         client: SocketAddr,
         mut request: Box<Request<RequestBody>>,
         replay: bool,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Response<Received>, Failure> {
         let (shareable, shared) = self.shareable(upstream, client).await?;
         let Shareable::Http2(mut sender) = shareable else {
             into_http1(&mut request);
@@ -258,11 +263,11 @@ impl Pool {
         };
         let copy = (replay && shared).then(|| copy_head(&request));
         match sender.try_send_request(*request).await.map_err(Attempt::from) {
-            Ok(response) => return Ok(Reply { response, lease: None }),
+            Ok(response) => return Ok(response.map(Received::Http2)),
             Err(Attempt::Unsent(unsent)) => request = unsent,
             Err(Attempt::Failed(error)) => match copy.filter(|_| is_lost(&error) || sender.is_closed()) {
                 Some(copy) => request = copy,
-                None => return Err(Failure::Exchange { source: error }),
+                None => return Err(error.into()),
             },
         }
         let (Shareable::Http2(mut sender), _) = self.shareable(upstream, client).await? else {
@@ -270,8 +275,8 @@ impl Pool {
             return self.send_http1(upstream, client, request, replay).await;
         };
         match sender.try_send_request(*request).await {
-            Ok(response) => Ok(Reply { response, lease: None }),
-            Err(error) => Err(Failure::Exchange { source: error.into_error() }),
+            Ok(response) => Ok(response.map(Received::Http2)),
+            Err(error) => Err(error.into_error().into()),
         }
     }
 
@@ -333,9 +338,7 @@ impl Pool {
             return handshake_http2(transport).await.map(Shareable::Http2);
         }
         // It rests where the request that caused it will look for one.
-        let mut sender = handshake_http1(transport).await?;
-        sender.ready().await.map_err(|source| Failure::Exchange { source })?;
-        self.put_idle(upstream, sender);
+        self.put_idle(upstream, Connection::new(transport));
         Ok(Shareable::Http1)
     }
 
@@ -353,24 +356,25 @@ impl Pool {
     }
 
     /// The connection that rested for the shortest time, if it is still open.
-    fn take_idle(&self, upstream: &Arc<Upstream>) -> Option<Http1Sender> {
+    fn take_idle(&self, upstream: &Arc<Upstream>) -> Option<Connection> {
         let mut resting = self.resting();
         let Resting { http1, http1_count, .. } = &mut *resting;
         let idle = http1.get_mut(upstream)?;
-        while let Some(Idle { sender, .. }) = idle.pop() {
+        while let Some(Idle { mut connection, .. }) = idle.pop() {
             *http1_count -= 1;
-            if sender.is_ready() {
-                return Some(sender);
+            if connection.is_open() {
+                return Some(connection);
             }
         }
         None
     }
 
-    fn put_idle(self: &Arc<Self>, upstream: &Arc<Upstream>, sender: Http1Sender) {
+    fn put_idle(self: &Arc<Self>, upstream: &Arc<Upstream>, connection: Connection) {
         let mut resting = self.resting();
         if resting.http1_count >= IDLE_MAX {
             return;
         }
+        let turn = resting.turns;
         let idle = match resting.http1.get_mut(upstream) {
             Some(idle) => idle,
             None => resting.http1.entry(upstream.clone()).or_default(),
@@ -378,7 +382,7 @@ impl Pool {
         if idle.len() >= IDLE_PER_UPSTREAM_MAX {
             return;
         }
-        idle.push(Idle { sender, since: clock::instant() });
+        idle.push(Idle { connection, turn });
         resting.http1_count += 1;
         self.watch_over(&mut resting);
     }
@@ -406,13 +410,14 @@ impl Pool {
 
 impl Resting {
     fn sweep(&mut self, now: Instant) {
-        let is_fresh = |since: Instant| now.saturating_duration_since(since) < IDLE;
+        self.turns += 1;
+        let turns = self.turns;
         self.http1.retain(|_, idle| {
-            idle.retain(|one| one.sender.is_ready() && is_fresh(one.since));
+            idle.retain_mut(|one| turns - one.turn < IDLE.as_secs() / SWEEP.as_secs() && one.connection.is_open());
             !idle.is_empty()
         });
         self.http1_count = self.http1.values().map(Vec::len).sum();
-        self.http2.retain(|_, slot| is_fresh(slot.used));
+        self.http2.retain(|_, slot| now.saturating_duration_since(slot.used) < IDLE);
     }
 }
 
@@ -424,28 +429,71 @@ impl Drop for Resting {
     }
 }
 
-impl Lease {
-    /// Lets the connection rest once it is ready for another request.
-    pub(super) fn give_back(self) {
-        let Self { pool, upstream, mut sender } = self;
-        let Some(pool) = pool.upgrade() else { return };
-        // It is for one client, and would keep others' from resting long after that client has gone.
-        if upstream.announces.is_some() {
-            return;
-        }
-        if sender.is_ready() {
-            pool.put_idle(&upstream, sender);
-            return;
-        }
-        if sender.is_closed() {
-            return;
-        }
-        // Ends within `SETTLE`.
-        tokio::spawn(async move {
-            if let Ok(Ok(())) = timeout(SETTLE, sender.ready()).await {
-                pool.put_idle(&upstream, sender);
+impl Received {
+    /// Lets the connection rest as soon as the answer has ended.
+    fn give_back(&mut self) {
+        let Self::Http1 { incoming, home } = self else { return };
+        match incoming.take() {
+            None => {}
+            Some(Taken::Ready(connection)) => home.put(connection),
+            Some(Taken::Sending(sending)) => {
+                let home = Home { pool: home.pool.clone(), upstream: home.upstream.clone() };
+                // Ends within `SETTLE`.
+                tokio::spawn(async move {
+                    if let Ok(Some(connection)) = timeout(SETTLE, sending.finish()).await {
+                        home.put(connection);
+                    }
+                });
             }
-        });
+        }
+    }
+
+    /// The bytes of another protocol, after 101.
+    pub(super) fn into_switched(self) -> Option<Switched> {
+        match self {
+            Self::Http1 { incoming, .. } => incoming.into_switched(),
+            Self::Http2(_) => None,
+        }
+    }
+}
+
+impl Home {
+    fn put(&self, connection: Connection) {
+        // One that announces its client is for that one, and would keep others' from resting long after it has gone.
+        if let Some(pool) = self.pool.upgrade().filter(|_| self.upstream.announces.is_none()) {
+            pool.put_idle(&self.upstream, connection);
+        }
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let incoming = match &mut *self {
+            Self::Http2(incoming) => return Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Http1 { incoming, .. } => incoming,
+        };
+        let frame = Pin::new(&mut *incoming).poll_frame(cx).map_err(BodyError::from);
+        if incoming.is_end_stream() {
+            self.give_back();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1 { incoming, .. } => incoming.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1 { incoming, .. } => incoming.size_hint(),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
     }
 }
 
@@ -466,6 +514,12 @@ fn again(failure: &Failure) -> Failure {
         Failure::Exchange { .. } => Failure::Connect { source: std::io::ErrorKind::ConnectionReset.into() },
         _ => Failure::Internal,
     }
+}
+
+/// Apart from what waits, which would have room for the parts as long as it does.
+fn taken_apart(request: Request<RequestBody>) -> (Outline, RequestBody) {
+    let (parts, body) = request.into_parts();
+    (Outline::new(&parts), body)
 }
 
 /// A copy of a request without body.
@@ -508,16 +562,6 @@ fn into_http1(request: &mut Request<RequestBody>) {
     }
 }
 
-async fn handshake_http1(transport: Transport) -> Result<Http1Sender, Failure> {
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(BUFFER_BYTES_MAX);
-    let handshake = builder.handshake(TokioIo::new(transport)).await;
-    let (sender, connection) = handshake.map_err(|source| Failure::Exchange { source })?;
-    // Ends when the sender is dropped or the backend closes; its errors reach whoever waits for an answer.
-    tokio::spawn(connection.with_upgrades());
-    Ok(sender)
-}
-
 async fn handshake_http2(transport: Transport) -> Result<Http2Sender, Failure> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -528,7 +572,7 @@ async fn handshake_http2(transport: Transport) -> Result<Http2Sender, Failure> {
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     let handshake = builder.handshake(TokioIo::new(transport)).await;
-    let (sender, connection) = handshake.map_err(|source| Failure::Exchange { source })?;
+    let (sender, connection) = handshake?;
     // Ends when every sender is dropped and every stream is done.
     tokio::spawn(connection);
     Ok(sender)

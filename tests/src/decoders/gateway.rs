@@ -1,8 +1,10 @@
-//! What the gateway reads: PROXY headers, and resources that routing is decided from.
+//! What the gateway reads: PROXY headers, backends' answers, and resources that routing is decided from.
 
+use bytes::BytesMut;
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use underpass_relay::{
+    proxy::http1,
     proxy_protocol::{Decoded, Header, Version, decode, encode},
     route::{matcher::Head, table::ListenAddress},
     translate::{ProjectSnapshot, Settings, Snapshot, translate},
@@ -19,6 +21,44 @@ pub fn proxy_protocol(bytes: &[u8]) {
             assert_eq!(decode(&written), Ok(Decoded::Header(header, written.len())));
         }
     }
+}
+
+/// A backend's answer over HTTP/1.1: it is the same however its bytes come.
+pub fn http1_answer(bytes: &[u8]) {
+    let whole = answer(bytes.chunks(bytes.len().max(1)));
+    let pieces = answer(bytes.chunks(1));
+    assert_eq!(whole.is_ok(), pieces.is_ok());
+    if let (Ok(whole), Ok(pieces)) = (whole, pieces) {
+        assert_eq!(whole, pieces);
+        assert!(whole.1.len() <= bytes.len(), "a body lies within what was read");
+    }
+}
+
+/// Status and fields, data, trailers, and whether the body ended. What comes behind the first error does not count.
+type Answer = (Option<(u16, HeaderMap)>, Vec<u8>, Option<HeaderMap>, bool);
+
+fn answer<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<Answer, http1::Http1Error> {
+    let (mut buffer, mut head, mut answer) = (BytesMut::new(), None, (None, Vec::new(), None, false));
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        if head.is_none() {
+            head = http1::answer(&mut buffer, &Method::GET)?;
+        }
+        let Some(head) = &mut head else { continue };
+        answer.0 = Some((head.status.as_u16(), head.headers.clone()));
+        while !answer.3 {
+            match head.body.decode(&mut buffer)? {
+                http1::Decoded::Data(data) => answer.1.extend_from_slice(&data),
+                http1::Decoded::Trailers(trailers) => answer.2 = Some(trailers),
+                http1::Decoded::End => answer.3 = true,
+                http1::Decoded::More => break,
+            }
+        }
+        if answer.3 {
+            break;
+        }
+    }
+    Ok(answer)
 }
 
 /// A JSON list of objects of any kinds, however odd: each gets at most one status, order does not matter, and requests
