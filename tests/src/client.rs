@@ -263,6 +263,16 @@ pub fn zeros(length: u64) -> Body {
 /// # Errors
 /// When the handshake fails.
 pub async fn tls_stream(gateway: SocketAddr, host: &str, offer: &[&str]) -> anyhow::Result<TlsStream<TcpStream>> {
+    let config = trusting_all(offer)?;
+    let name = ServerName::try_from(host.to_owned())?;
+    Ok(TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(gateway).await?).await?)
+}
+
+/// Settings that take any certificate, with this offer of ALPN.
+///
+/// # Errors
+/// Never with the suites that are built in.
+pub fn trusting_all(offer: &[&str]) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?
@@ -270,8 +280,7 @@ pub async fn tls_stream(gateway: SocketAddr, host: &str, offer: &[&str]) -> anyh
         .with_custom_certificate_verifier(Arc::new(SelfIssued(provider)))
         .with_no_client_auth();
     config.alpn_protocols = offer.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let name = ServerName::try_from(host.to_owned())?;
-    Ok(TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(gateway).await?).await?)
+    Ok(config)
 }
 
 /// Takes any certificate: an HTTPS listener's is self-issued until one is configured. Signatures are still checked.

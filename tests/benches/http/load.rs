@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use tokio::{process::Command, time::interval};
 
-use crate::{Port, peers::Peer};
+use crate::{Port, http3, peers::Peer};
 
 /// One thing to measure.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,8 @@ pub(crate) enum Load {
     },
     /// 8 connections with 16 requests at once.
     H2load,
+    /// As many, from this very thread.
+    Http3,
 }
 
 /// How often a proxy's memory is looked at.
@@ -43,37 +45,41 @@ pub(crate) struct Figures {
 /// # Panics
 /// When a request failed: figures with failures mean nothing.
 pub(crate) async fn run(work: &Work, side: &Peer, seconds: u64) -> Figures {
-    let url = side.url(work.port, work.path);
     let before = side.cpu();
-    let mut command = match work.load {
+    let (mut look, mut memory) = (interval(LOOK), 0);
+    let mut measured = pin!(measure(work, side, seconds));
+    let [rate, p50, p99] = loop {
+        tokio::select! {
+            measured = measured.as_mut() => break measured,
+            _ = look.tick() => memory = side.memory().max(memory),
+        }
+    };
+    let spent = side.cpu() - before;
+    Figures { rate, p50, p99, cpu: spent * 1e6 / (rate * seconds as f64), memory }
+}
+
+/// Finds requests a second, p50 and p99 in what a program printed.
+type Read = fn(&str) -> Option<[f64; 3]>;
+
+/// Requests a second, p50 and p99.
+async fn measure(work: &Work, side: &Peer, seconds: u64) -> [f64; 3] {
+    let url = side.url(work.port, work.path);
+    let (mut command, read): (_, Read) = match work.load {
         Load::Wrk { connections } => {
             let mut command = Command::new("wrk");
             command.args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), &url]);
-            command
+            (command, read_wrk)
         }
         Load::H2load => {
             let mut command = Command::new("h2load");
             command.args(["-t1", "-c8", "-m16", "-D", &seconds.to_string(), &url]);
-            command
+            (command, read_h2load)
         }
+        Load::Http3 => return http3::load(side.tls, work.path, seconds).await,
     };
-    let (mut look, mut memory) = (interval(LOOK), 0);
-    let mut output = pin!(command.output());
-    let output = loop {
-        tokio::select! {
-            output = output.as_mut() => break output,
-            _ = look.tick() => memory = side.memory().max(memory),
-        }
-    };
-    let output = output.unwrap_or_else(|error| panic!("{:?}: {error}", work.load));
+    let output = command.output().await.unwrap_or_else(|error| panic!("{:?}: {error}", work.load));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let spent = side.cpu() - before;
-    let read = match work.load {
-        Load::Wrk { .. } => read_wrk(&text),
-        Load::H2load => read_h2load(&text),
-    };
-    let [rate, p50, p99] = read.unwrap_or_else(|| panic!("{}: {:?} of {url} said:\n{text}", side.name, work.load));
-    Figures { rate, p50, p99, cpu: spent * 1e6 / (rate * seconds as f64), memory }
+    read(&text).unwrap_or_else(|| panic!("{}: {:?} of {url} said:\n{text}", side.name, work.load))
 }
 
 /// `Requests/sec:  123.4`, `50%  1.2ms`; lines that tell of errors spoil it.

@@ -6,6 +6,7 @@
 #[path = "../tunnel/figures.rs"]
 #[expect(dead_code, reason = "percentiles come from the programs that make the load")]
 mod figures;
+mod http3;
 mod load;
 mod peers;
 mod relay;
@@ -43,6 +44,7 @@ const WORK: &[Work] = &[
     Work { name: "HTTPS/1.1, 1 MiB, 32 connections", load: Load::Wrk { connections: 32 }, port: Port::Tls, path: "/m" },
     Work { name: "HTTP/2 over TLS, 64 B, 8 x 16", load: Load::H2load, port: Port::Tls, path: "/s" },
     Work { name: "h2c, 64 B, 8 x 16", load: Load::H2load, port: Port::H2c, path: "/s" },
+    Work { name: "HTTP/3, 64 B, 8 x 16", load: Load::Http3, port: Port::Http3, path: "/s" },
 ];
 
 /// Which of a proxy's ports.
@@ -51,6 +53,8 @@ enum Port {
     Plain,
     Tls,
     H2c,
+    /// Over UDP, where there is one.
+    Http3,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -84,12 +88,13 @@ fn number(arguments: &[String], flag: &str, default: usize) -> usize {
 
 /// Runs one work on all sides and prints a table of it.
 async fn compare(work: &Work, sides: &[Peer], effort: Effort) {
+    let sides: Vec<&Peer> = sides.iter().filter(|side| side.speaks(work.port)).collect();
     let mut rounds: Vec<Vec<load::Figures>> = sides.iter().map(|_| Vec::new()).collect();
     for round in 0..effort.rounds {
         for turn in 0..sides.len() {
             // Who goes first changes.
             let at = (round + turn) % sides.len();
-            rounds[at].push(load::run(work, &sides[at], effort.seconds).await);
+            rounds[at].push(load::run(work, sides[at], effort.seconds).await);
         }
     }
     println!("{}", work.name);

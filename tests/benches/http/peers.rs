@@ -26,6 +26,8 @@ pub(crate) struct Peer {
     pub(crate) plain: u16,
     pub(crate) tls: u16,
     pub(crate) h2c: u16,
+    /// Whether it speaks HTTP/3 on the port of `tls`.
+    http3: bool,
 }
 
 /// Ends when it is dropped.
@@ -39,7 +41,11 @@ enum Running {
 impl Peer {
     /// The relay speaks HTTP/1.1 and h2c on one port.
     pub(crate) fn of_relay(relay: Relay, [plain, tls]: [u16; 2], origin: u16) -> Self {
-        Self { name: "relay", process: Running::Relay(Box::new(relay), origin), plain, tls, h2c: plain }
+        Self { name: "relay", process: Running::Relay(Box::new(relay), origin), plain, tls, h2c: plain, http3: true }
+    }
+
+    pub(crate) fn speaks(&self, port: Port) -> bool {
+        port != Port::Http3 || self.http3
     }
 
     /// The relay and the port of the upstream, if it is the relay.
@@ -53,7 +59,7 @@ impl Peer {
     pub(crate) fn url(&self, port: Port, path: &str) -> String {
         match port {
             Port::Plain => format!("http://127.0.0.1:{}{path}", self.plain),
-            Port::Tls => format!("https://localhost:{}{path}", self.tls),
+            Port::Tls | Port::Http3 => format!("https://localhost:{}{path}", self.tls),
             Port::H2c => format!("http://127.0.0.1:{}{path}", self.h2c),
         }
     }
@@ -156,7 +162,7 @@ async fn start_nginx(folder: &Path, origin: u16) -> Peer {
     let (plain, tls, h2c) = (free_port(), free_port(), free_port());
     let workers = ["one", "two"].map(|worker| nginx_worker(folder, worker, origin, [plain, tls, h2c]));
     listens(h2c).await;
-    Peer { name: "nginx", process: Running::Peer(workers.into()), plain, tls, h2c }
+    Peer { name: "nginx", process: Running::Peer(workers.into()), plain, tls, h2c, http3: false }
 }
 
 /// One of two that share the ports: without a master, which would leave its workers behind when it is killed.
@@ -192,7 +198,7 @@ async fn start_haproxy(folder: &Path, origin: u16) -> Peer {
     command.arg("-db").arg("-f").arg(&file);
     let process = Process::spawn("haproxy", command);
     listens(h2c).await;
-    Peer { name: "HAProxy", process: Running::Peer(vec![process]), plain, tls, h2c }
+    Peer { name: "HAProxy", process: Running::Peer(vec![process]), plain, tls, h2c, http3: false }
 }
 
 async fn start_envoy(folder: &Path, origin: u16, program: &Path) -> Peer {
@@ -203,7 +209,7 @@ async fn start_envoy(folder: &Path, origin: u16, program: &Path) -> Peer {
     command.arg("-c").arg(&file).args(["--concurrency", "2", "--disable-hot-restart", "-l", "off"]);
     let process = Process::spawn("envoy", command);
     listens(tls).await;
-    Peer { name: "Envoy", process: Running::Peer(vec![process]), plain, tls, h2c: plain }
+    Peer { name: "Envoy", process: Running::Peer(vec![process]), plain, tls, h2c: plain, http3: true }
 }
 
 fn envoy(folder: &Path, origin: u16, ports: [u16; 2]) -> Value {
@@ -216,26 +222,32 @@ fn envoy(folder: &Path, origin: u16, ports: [u16; 2]) -> Value {
             "@type": kind("envoy.extensions.filters.http.router.v3.Router"), "dynamic_stats": false,
         },
     });
-    let listener = |name: &str, port: u16, tls: Option<Value>| {
+    let chain = |codec: &str, tls: Option<Value>| {
         let manager = json!({
             "@type": kind("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-            "stat_prefix": name, "codec_type": "AUTO", "generate_request_id": false, "http_filters": [router],
+            "stat_prefix": codec, "codec_type": codec, "generate_request_id": false, "http_filters": [router],
             "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         });
-        let mut chain = json!({
-            "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}],
-        });
+        let filter = json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
+        let mut chain = json!({ "filters": [filter] });
         if let Some(tls) = tls {
-            chain["transport_socket"] = json!({"name": "envoy.transport_sockets.tls", "typed_config": tls});
+            chain["transport_socket"] = tls;
         }
-        json!({"name": name, "address": address(port), "filter_chains": [chain]})
+        chain
     };
     let file = |name: &str| json!({"filename": folder.join(name)});
     let certificate = json!({"certificate_chain": file("c.pem"), "private_key": file("k.pem")});
+    let common = |protocols: &[&str]| json!({"alpn_protocols": protocols, "tls_certificates": [certificate]});
     let tls = json!({
         "@type": kind("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
-        "common_tls_context": {"alpn_protocols": ["h2", "http/1.1"], "tls_certificates": [certificate]},
+        "common_tls_context": common(&["h2", "http/1.1"]),
     });
+    let over_tcp = json!({"name": "envoy.transport_sockets.tls", "typed_config": tls});
+    let quic = json!({
+        "@type": kind("envoy.extensions.transport_sockets.quic.v3.QuicDownstreamTransport"),
+        "downstream_tls_context": {"common_tls_context": common(&["h3"])},
+    });
+    let over_udp = json!({"name": "envoy.transport_sockets.quic", "typed_config": quic});
     let many = json!({"max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000});
     let cluster = json!({
         "name": "origin", "type": "STATIC", "connect_timeout": "5s", "circuit_breakers": {"thresholds": [many]},
@@ -243,6 +255,13 @@ fn envoy(folder: &Path, origin: u16, ports: [u16; 2]) -> Value {
             "cluster_name": "origin", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(origin)}}]}],
         },
     });
-    let listeners = [listener("plain", ports[0], None), listener("tls", ports[1], Some(tls))];
+    let mut udp = address(ports[1]);
+    udp["socket_address"]["protocol"] = json!("UDP");
+    let listeners = json!([
+        {"name": "plain", "address": address(ports[0]), "filter_chains": [chain("AUTO", None)]},
+        {"name": "tls", "address": address(ports[1]), "filter_chains": [chain("AUTO", Some(over_tcp))]},
+        {"name": "http3", "address": udp, "udp_listener_config": {"quic_options": {}},
+            "filter_chains": [chain("HTTP3", Some(over_udp))]},
+    ]);
     json!({"static_resources": {"listeners": listeners, "clusters": [cluster]}})
 }
