@@ -157,15 +157,16 @@ impl Relay {
         let (drain, api_stop) = (CancellationToken::new(), CancellationToken::new());
         let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
         let (listener, tls, api) = self.api;
+        api.unready_from(stop.clone());
         let api = tokio::spawn(api::serve(listener, tls, api, api_stop.clone()));
         let collecting = collector::spawn(self.store, drain.clone());
         let checking = tokio::spawn(checks::run(self.routing, drain.clone()));
         self.controller.start().await;
         println!("ready");
 
-        let Ended { ports, replaced } = self.controller.run(stop).await;
+        let Ended { ports, replaced, in_flight } = self.controller.run(stop).await;
         info!("stopping: requests in flight may finish");
-        let deadline = clock::instant() + self.drain_timeout;
+        let deadline = clock::instant() + in_flight.unwrap_or(self.drain_timeout);
         for (runtime, worker) in ports.close() {
             match runtime.spawn(async move { worker.drain(deadline).await }).await {
                 Ok(0) => {}

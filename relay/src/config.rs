@@ -77,7 +77,7 @@ pub struct Written {
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
 
-    /// How long requests in flight may take to finish when the relay stops, in seconds
+    /// How long requests in flight may take to finish when the relay stops, in seconds, where no Proxy says otherwise
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_timeout: u64,
 

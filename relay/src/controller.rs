@@ -8,17 +8,19 @@ mod statuses;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
 use ipnet::IpNet;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 use underpass_shared::{identity::RelayId, resource::kind::Kind};
 
 use self::{intake::Intake, statuses::Statuses};
 use crate::{
+    clock,
     cluster::{Announced, Presence},
     enrolment::Enrolment,
     infrastructure,
@@ -28,7 +30,7 @@ use crate::{
         Store,
         object::{Object, Objects},
     },
-    translate::{Settings, Translation, Translator, WantedService, WantedStatus},
+    translate::{Settings, Shutdown, Translation, Translator, WantedService, WantedStatus},
     tunnel::Tunnels,
 };
 
@@ -52,6 +54,7 @@ pub struct Controller {
     /// What the last translation wants, and the statuses that say it.
     wanted: Vec<WantedStatus>,
     services: Vec<WantedService>,
+    shutdown: Shutdown,
     statuses: Statuses,
     /// Whether the other relays know what is connected here.
     announced: bool,
@@ -78,6 +81,8 @@ pub struct Ended {
     pub ports: Ports,
     /// The name that another relay has taken.
     pub replaced: Option<RelayId>,
+    /// How long requests in flight still have, where Proxies say so.
+    pub in_flight: Option<Duration>,
 }
 
 impl Controller {
@@ -97,6 +102,7 @@ impl Controller {
             changed: false,
             wanted: Vec::new(),
             services: Vec::new(),
+            shutdown: Shutdown::default(),
             statuses: Statuses::default(),
             announced: false,
             nodes: BTreeSet::new(),
@@ -108,8 +114,11 @@ impl Controller {
         self.reconcile().await;
     }
 
-    /// A round after each change, until `stop` is cancelled or another relay has taken this one's name.
+    /// A round after each change, until `stop` is cancelled and for as long as Proxies want ports to be open then, or until
+    /// another relay has taken this one's name.
     pub async fn run(mut self, stop: CancellationToken) -> Ended {
+        // When the ports close, once the relay was told to stop.
+        let mut close = None;
         let (mut objects, mut agents) = (self.store.changes(), self.tunnels.changes());
         let mut leased = self.presence.leased();
         // A change between `start` and here would be missed otherwise.
@@ -129,16 +138,27 @@ impl Controller {
                 changed = agents.changed() => if changed.is_err() { break },
                 changed = leased.changed() => if changed.is_err() { break },
                 () = sleep(RETRY), if retries => {}
-                () = stop.cancelled() => break,
+                () = stop.cancelled(), if close.is_none() => {
+                    if self.shutdown.minimum.is_zero() {
+                        break;
+                    }
+                    close = Some(clock::instant() + self.shutdown.minimum);
+                    info!(seconds = self.shutdown.minimum.as_secs(), "stopping: new connections are taken for a while");
+                    self.ports.say_goodbye();
+                    continue;
+                }
+                () = at(close), if close.is_some() => break,
             }
             objects.mark_unchanged();
             agents.mark_unchanged();
             leased.mark_unchanged();
             if self.reconcile().await == Announced::Replaced {
-                return Ended { ports: self.ports, replaced: Some(self.presence.relay().clone()) };
+                let replaced = Some(self.presence.relay().clone());
+                return Ended { ports: self.ports, replaced, in_flight: None };
             }
         }
-        Ended { ports: self.ports, replaced: None }
+        let in_flight = self.shutdown.timeout.map(|timeout| timeout.saturating_sub(self.shutdown.minimum));
+        Ended { ports: self.ports, replaced: None, in_flight }
     }
 
     async fn reconcile(&mut self) -> Announced {
@@ -171,9 +191,9 @@ impl Controller {
             self.settings.ports_unavailable = unavailable;
             translation = self.translator.translate(&self.intake.snapshot, &self.settings);
         }
-        let Translation { table, wanted, services, owners } = translation;
+        let Translation { table, wanted, services, owners, shutdown } = translation;
         self.gateway.routing.publish(table);
-        (self.wanted, self.services) = (wanted, services);
+        (self.wanted, self.services, self.shutdown) = (wanted, services, shutdown);
         self.intake.snapshot.owners = owners;
     }
 
@@ -210,4 +230,12 @@ impl Controller {
 /// The overlay prefix that a project or node was given when it was made, and keeps.
 fn prefix_of(object: &Object) -> Option<&str> {
     object.body.status.as_ref()?.get("prefix")?.as_str()
+}
+
+/// Until `close`; for ever without it.
+async fn at(close: Option<Instant>) {
+    match close {
+        Some(close) => sleep_until(close.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -113,6 +113,11 @@ impl Ports {
         self.bound.values().flat_map(|bound| &bound.addresses).copied()
     }
 
+    /// Asks the connections that are there to finish; further ones are taken as before.
+    pub fn say_goodbye(&self) {
+        self.workers.iter().for_each(|(_, worker)| worker.say_goodbye());
+    }
+
     /// Stops accepting on every port, and says who has connections to finish.
     pub fn close(self) -> Vec<(Handle, Arc<Worker>)> {
         self.http3.close();

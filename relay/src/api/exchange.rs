@@ -161,6 +161,14 @@ async fn serve(
     match target {
         Ok(Target::Version) => return only_get(parts).map(|()| Done::shown(StatusCode::OK, discovery::version())),
         Ok(Target::Health) => return only_get(parts).map(|()| Done::text("ok")),
+        Ok(Target::Ready) => {
+            only_get(parts)?;
+            return if api.is_ready() {
+                Ok(Done::text("ok"))
+            } else {
+                Err(Failure::unavailable("the relay is stopping"))
+            };
+        }
         _ => {}
     }
     let user = authenticate(api, caller, headers)?;

@@ -24,7 +24,12 @@ mod verbs;
 mod watch;
 pub mod yaml;
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::{Request, Version, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -85,6 +90,8 @@ pub struct Api {
     logs: verbs::Logs,
     /// Ends the watches when the relay stops.
     shutdown: CancellationToken,
+    /// The relay was told to stop, and load balancers are to choose others.
+    leaving: OnceLock<CancellationToken>,
 }
 
 impl Api {
@@ -100,7 +107,17 @@ impl Api {
             paged: list::Paged::default(),
             logs: verbs::Logs::default(),
             shutdown: CancellationToken::new(),
+            leaving: OnceLock::new(),
         }
+    }
+
+    /// `/readyz` says no as soon as `leaving` is cancelled. Only the first call does anything.
+    pub fn unready_from(&self, leaving: CancellationToken) {
+        let _ = self.leaving.set(leaving);
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.leaving.get().is_some_and(CancellationToken::is_cancelled)
     }
 }
 

@@ -19,7 +19,10 @@ const PATH_BYTES_MAX: usize = 2048;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     Version,
+    /// Whether the relay runs.
     Health,
+    /// Whether it is to be sent more.
+    Ready,
     /// `/backup`: everything, for the deployment's administrators.
     Backup,
     /// `/`: the paths that lead on.
@@ -210,7 +213,8 @@ fn within(reach: &Reach, parts: &[&str]) -> Result<Target, PathError> {
     match parts {
         ["version"] => Ok(Target::Version),
         ["backup"] if matches!(reach, Reach::Deployment) => Ok(Target::Backup),
-        ["healthz" | "livez" | "readyz"] => Ok(Target::Health),
+        ["healthz" | "livez"] => Ok(Target::Health),
+        ["readyz"] => Ok(Target::Ready),
         [] => Ok(Target::Root { scope: scope() }),
         ["api"] => Ok(Target::CoreVersions { scope: scope() }),
         ["api", "v1"] => Ok(Target::Resources { scope: scope(), api_version: CORE }),

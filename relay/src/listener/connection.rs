@@ -206,7 +206,8 @@ async fn speak<S>(
     let own = limits.map(super::builder);
     let builder = own.as_ref().unwrap_or(&worker.builder);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let over = over(&stop, limits.and_then(|limits| limits.duration), &ration);
+    let goodbye = worker.goodbye.load_full();
+    let over = over((&stop, &goodbye), limits.and_then(|limits| limits.duration), &ration);
     let mut outside = Outside::new(&worker.cut, over, (&watch, TICK.min(idle)));
     loop {
         let said = tokio::select! {
@@ -287,8 +288,13 @@ impl<'a> Outside<'a> {
     }
 }
 
-/// Until a connection is to begin nothing more: its port goes, it has lived for its time, or it has had its requests.
-pub(super) async fn over(stop: &CancellationToken, duration: Option<Duration>, ration: &Ration) {
+/// Until a connection is to begin nothing more: its port goes, or the relay does, it has lived for its time, or it has had
+/// its requests.
+pub(super) async fn over(
+    (stop, goodbye): (&CancellationToken, &CancellationToken),
+    duration: Option<Duration>,
+    ration: &Ration,
+) {
     let age = async {
         match duration {
             Some(limit) => sleep(limit).await,
@@ -297,6 +303,7 @@ pub(super) async fn over(stop: &CancellationToken, duration: Option<Duration>, r
     };
     tokio::select! {
         () = stop.cancelled() => {}
+        () = goodbye.cancelled() => {}
         () = age => {}
         () = ration.spent.notified() => {}
     }

@@ -32,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto,
@@ -124,6 +124,8 @@ pub struct Worker {
     http3: Arc<http3::Served>,
     tasks: TaskTracker,
     cut: CancellationToken,
+    /// Asks the connections that began with it to finish.
+    goodbye: ArcSwap<CancellationToken>,
 }
 
 impl Worker {
@@ -138,7 +140,13 @@ impl Worker {
         let proxy = Proxy::new(gateway.routing.clone(), tasks.clone(), cut.clone());
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let (datagrams, http3) = (Limits::new(sessions), Arc::default());
-        Arc::new(Self { gateway, proxy, builder: builder(&Connection::default()), room, datagrams, http3, tasks, cut })
+        let (builder, goodbye) = (builder(&Connection::default()), ArcSwap::default());
+        Arc::new(Self { gateway, proxy, builder, room, datagrams, http3, tasks, cut, goodbye })
+    }
+
+    /// Asks the connections that are there to finish; those that come later are not.
+    pub fn say_goodbye(&self) {
+        self.goodbye.swap(Arc::default()).cancel();
     }
 
     /// Accepts on `socket` until `stop` is cancelled, which also asks the connections to finish.

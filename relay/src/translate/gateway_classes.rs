@@ -8,7 +8,7 @@ use underpass_shared::{
     },
 };
 
-use super::{ProjectSnapshot, Status, WantedStatus, conditions, generation, mention, stop};
+use super::{ProjectSnapshot, Status, WantedStatus, conditions, generation, mention, proxies, stop};
 
 /// The features that are served, by upstream's names, in ascending order (Gateway API, `pkg/features`).
 ///
@@ -67,7 +67,8 @@ pub(super) const SUPPORTED_FEATURES: &[&str] = &[
 pub(super) fn wanted(project: &ProjectName, objects: &ProjectSnapshot, class: &GatewayClass) -> WantedStatus {
     let at = generation(&class.metadata);
     let found = objects.unserved(Kind::GatewayClass, &class.metadata);
-    let accepted = match stop(found) {
+    let missing = || Some(("InvalidParameters", proxies::missing(objects, class.spec.parameters_ref.as_ref())?));
+    let accepted = match stop(found).or_else(missing) {
         Some((reason, message)) => conditions::no(at, "Accepted", reason, message),
         None => conditions::yes(at, "Accepted", "Accepted", mention("the relay serves this class", found)),
     };

@@ -24,7 +24,7 @@ use super::{
     grants::End,
     is_gateway_group,
     listeners::{PlacedListener, Serves, Trouble, permits},
-    stop,
+    proxies, stop,
     unserved::Unserved,
 };
 use crate::route::{
@@ -128,10 +128,14 @@ impl<'a> Placed<'a> {
         let of_class = || {
             let name = &gateway.spec.gateway_class_name;
             let class = objects.gateway_classes.iter().find(|class| class.metadata.name == *name)?;
-            let (reason, message) = stop(objects.unserved(Kind::GatewayClass, &class.metadata))?;
+            let missing =
+                || Some(("InvalidParameters", proxies::missing(objects, class.spec.parameters_ref.as_ref())?));
+            let (reason, message) = stop(objects.unserved(Kind::GatewayClass, &class.metadata)).or_else(missing)?;
             Some(Trouble::new(reason, format!("GatewayClass {name} is not accepted: {message}")))
         };
         let own = stop(&unserved).map(|(reason, message)| Trouble::new(reason, message));
+        let reference = gateway.spec.infrastructure.as_ref().and_then(|of| of.parameters_ref.as_ref());
+        let missing = || Some(Trouble::new("InvalidParameters", proxies::missing(objects, reference)?));
         let mut placed = Self {
             project,
             place: Place::of(&gateway.metadata),
@@ -142,7 +146,7 @@ impl<'a> Placed<'a> {
             sets: Vec::new(),
             addresses: Addresses::none(),
             identity: None,
-            stopped: own.or_else(of_class),
+            stopped: own.or_else(missing).or_else(of_class),
             unserved,
         };
         for (index, listener) in gateway.spec.listeners.iter().enumerate() {

@@ -24,6 +24,7 @@ pub mod infrastructure;
 mod listeners;
 mod owners;
 mod policies;
+mod proxies;
 mod routes;
 mod services;
 mod sessions;
@@ -57,6 +58,7 @@ pub use self::{
     conditions::keep_times,
     infrastructure::WantedService,
     owners::Owners,
+    proxies::{DRAIN_MAX, Shutdown},
     snapshot::{At, KINDS_READ, ProjectSnapshot},
 };
 use crate::{
@@ -96,6 +98,7 @@ pub struct Translation {
     pub services: Vec<WantedService>,
     /// To be handed into the next translation.
     pub owners: Owners,
+    pub shutdown: Shutdown,
 }
 
 /// What one object's status must say.
@@ -204,7 +207,8 @@ impl Translator {
         let mut wanted = wanted(snapshot, settings, &gateways, &routes);
         wanted.extend(clients.wanted(&gateways, snapshot));
         in_order(&mut wanted);
-        Translation { table: builder.build(), wanted, services: infrastructure::wanted(&gateways), owners }
+        let (services, shutdown) = (infrastructure::wanted(&gateways), proxies::shutdown(snapshot, &gateways));
+        Translation { table: builder.build(), wanted, services, owners, shutdown }
     }
 }
 

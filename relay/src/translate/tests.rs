@@ -24,6 +24,7 @@ mod dynamic;
 mod extensions;
 mod incremental;
 mod listeners;
+mod proxies;
 mod sessions;
 mod unserved;
 

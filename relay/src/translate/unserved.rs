@@ -99,8 +99,6 @@ const GATEWAY: &[Row] = &[
     stops("spec.backendTLS", "Invalid"),
     only("spec.infrastructure.parametersRef.kind", &["Proxy"], PARAMETERS),
     only("spec.infrastructure.parametersRef.group", &["core.apoxy.dev"], PARAMETERS),
-    // A Proxy says nothing yet that a relay could act on; what it says in vain, its own status tells.
-    harmless("spec.infrastructure.parametersRef"),
     // Routes that want to attach in this way are told so themselves.
     Row { path: "spec.defaultScope", values: Values::OtherThan(&["None"]), effect: Effect::Harmless },
 ];
@@ -113,7 +111,6 @@ const STREAM_ROUTE: &[Row] = &[only("spec.useDefaultGateways", &["None"], VALUE)
 const GATEWAY_CLASS: &[Row] = &[
     only("spec.parametersRef.kind", &["Proxy"], PARAMETERS),
     only("spec.parametersRef.group", &["core.apoxy.dev"], PARAMETERS),
-    harmless("spec.parametersRef"),
 ];
 
 const BACKEND: &[Row] = &[only("spec.protocol", &["", "plain", "h2c", "tls", "h2"], VALUE)];
@@ -169,8 +166,7 @@ const TUNNEL_NODE: &[Row] = &[
     harmless("spec.defaultUpstream"),
 ];
 
-const PROXY: &[Row] =
-    &[only("spec.provider", &["unmanaged"], VALUE), stops("spec.shutdown", VALUE), stops("spec.telemetry", VALUE)];
+const PROXY: &[Row] = &[only("spec.provider", &["unmanaged"], VALUE), stops("spec.telemetry", VALUE)];
 
 const PROJECT: &[Row] = &[harmless("spec.hostnameSuffix")];
 
@@ -348,12 +344,8 @@ mod tests {
             "allowedListeners": {"namespaces": {"from": "All"}},
             "defaultScope": "All",
         });
-        let want = [
-            "spec.listeners[1].tls.options",
-            "spec.infrastructure.parametersRef.group (x)",
-            "spec.infrastructure.parametersRef",
-            "spec.defaultScope (All)",
-        ];
+        let want =
+            ["spec.listeners[1].tls.options", "spec.infrastructure.parametersRef.group (x)", "spec.defaultScope (All)"];
         check(Kind::Gateway, &spec, &want);
         assert_eq!(find(Kind::Gateway, &json!({ "spec": spec }))[0].item, Some(1), "the listener, not what is in it");
     }
@@ -370,9 +362,10 @@ mod tests {
         let http1 = json!({"http1": {"enableTrailers": false, "preserveHeaderCase": true}});
         check(Kind::ClientTrafficPolicy, &http1, &in_vain);
         check(Kind::Proxy, &json!({"provider": "unmanaged"}), &[]);
-        check(Kind::Proxy, &json!({"provider": "cloud", "shutdown": {}}), &["spec.provider (cloud)", "spec.shutdown"]);
+        let proxy = json!({"provider": "cloud", "shutdown": {}, "telemetry": {"accessLogs": {}}});
+        check(Kind::Proxy, &proxy, &["spec.provider (cloud)", "spec.telemetry"]);
         let reference = json!({"group": "example.com", "kind": "Config", "name": "c"});
-        let want = ["spec.parametersRef.kind (Config)", "spec.parametersRef.group (example.com)", "spec.parametersRef"];
+        let want = ["spec.parametersRef.kind (Config)", "spec.parametersRef.group (example.com)"];
         check(Kind::GatewayClass, &json!({"parametersRef": reference}), &want);
     }
 

@@ -15,7 +15,7 @@ const CONNECTIONS: usize = 8;
 const REQUESTS_AT_ONCE: usize = 16;
 /// The longest answer that is read, in bytes: a head and 64 bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// What a small answer ends with.
+/// The body of a small answer.
 const BODY: [u8; 64] = [b'x'; 64];
 
 /// Requests a second, and the times that half and 99 of 100 took at most, in microseconds.
@@ -72,8 +72,9 @@ async fn ask_until(connection: &quinn::Connection, request: &[u8], until: Instan
         send.write_all(request).await.expect("the stream is open");
         send.finish().expect("it was not finished before");
         let answer = receive.read_to_end(ANSWER_BYTES_MAX).await.expect("an answer");
-        // HEADERS, whose block begins with `:status 200` of the static table; the body lies in the frame at the end.
-        assert!(answer.first() == Some(&0x01) && answer.contains(&0xd9) && answer.ends_with(&BODY), "{answer:?}");
+        // HEADERS, with `:status 200` of the static table; the body lies in one frame.
+        let has_body = answer.windows(BODY.len()).any(|part| part == BODY);
+        assert!(answer.first() == Some(&0x01) && answer.contains(&0xd9) && has_body, "{answer:?}");
         times.push(begin.elapsed());
     }
 }

@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::Full;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpStream,
     task::{JoinHandle, JoinSet},
@@ -101,6 +103,67 @@ async fn a_stopped_relay_finishes_the_request_in_flight_and_takes_no_new_ones() 
 
     let answer = within(PATIENCE, "the answer", held).await.unwrap().unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "office"));
+    assert_eq!(office.relay.process.exit().await.code(), Some(0));
+}
+
+/// Makes the project's Proxy say how the relay ends, and waits until the relay knows.
+async fn shuts_down(office: &Office, shutdown: &Value) {
+    let (api, path) = (office.relay.api(), "/apis/core.apoxy.dev/v1alpha2/proxies/default");
+    let body = Full::new(json!({"spec": {"shutdown": shutdown}}).to_string().into());
+    let request = Request::patch(path).header(header::CONTENT_TYPE, "application/merge-patch+json");
+    let answer = api.ask(request.body(body).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK, "{}", answer.body());
+    let generation = &answer.body()["metadata"]["generation"];
+    eventually("the Proxy is accepted", async || {
+        let status = api.get(path).await["status"].clone();
+        let accepted = &status["conditions"][0];
+        let is_known = accepted["status"] == "True" && accepted["observedGeneration"] == *generation;
+        if is_known { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_relay_that_stops_takes_connections_for_as_long_as_its_proxy_says() {
+    let mut office = Office::open().await;
+    shuts_down(&office, &json!({"minimumDrainTime": "8s", "drainTimeout": "60s"})).await;
+    let (held, gateway) = (hold_one(&office).await, office.relay.addresses.http);
+    let mut old = Connection::http1(gateway).await.unwrap();
+    assert_eq!(old.get(HOST, "/name").await.unwrap().status, StatusCode::OK);
+    let ready = async || office.relay.api().call(Method::GET, "/readyz", None).await.unwrap().0;
+    assert_eq!(ready().await, StatusCode::OK);
+
+    office.relay.process.terminate().await;
+    eventually("load balancers are told", async || {
+        let status = ready().await;
+        if status == StatusCode::SERVICE_UNAVAILABLE { Ok(()) } else { Err(status) }
+    })
+    .await;
+    eventually("the connection that was there ends", async || match old.get(HOST, "/name").await {
+        Ok(_) => Err("it serves"),
+        Err(_) => Ok(()),
+    })
+    .await;
+    assert_eq!(client::get(gateway, HOST, "/name").await.unwrap().status, StatusCode::OK, "new ones are taken");
+
+    eventually("the gateway closes its door", async || match TcpStream::connect(gateway).await {
+        Ok(_) => Err("it takes connections"),
+        Err(_) => Ok(()),
+    })
+    .await;
+    office.upstream.release();
+    let answer = within(PATIENCE, "the answer", held).await.unwrap().unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "what is in flight has longer");
+    assert_eq!(office.relay.process.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_cut_when_the_proxy_says_so() {
+    let mut office = Office::open().await;
+    shuts_down(&office, &json!({"minimumDrainTime": "0s", "drainTimeout": "1s"})).await;
+    let held = hold_one(&office).await;
+    office.relay.process.terminate().await;
+    assert!(within(PATIENCE, "the end of the request", held).await.unwrap().is_err(), "nobody released it");
     assert_eq!(office.relay.process.exit().await.code(), Some(0));
 }
 

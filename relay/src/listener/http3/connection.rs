@@ -125,11 +125,12 @@ impl Host {
             () = self.worker.cut.cancelled() => return Ok(()),
             serving = serving => serving?,
         };
+        let goodbye = self.worker.goodbye.load_full();
         // Requests end with this: their answers are reset, their backends are left.
         let mut requests = JoinSet::new();
         let mut stage = Stage::Open;
         let mut farewell = Box::pin(sleep(Duration::ZERO));
-        let mut over = Box::pin(over(&stop, self.limits.duration, &self.ration));
+        let mut over = Box::pin(over((&stop, &goodbye), self.limits.duration, &self.ration));
         let tick = TICK.min(self.limits.idle.unwrap_or(TICK));
         loop {
             tokio::select! {

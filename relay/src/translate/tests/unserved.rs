@@ -113,9 +113,6 @@ fn a_gateway_stops_for_what_matters_and_mentions_what_does_not() {
     let config = json!({"parametersRef": {"group": "core.apoxy.dev", "kind": "Config", "name": "c"}});
     let said = "not served yet: spec.infrastructure.parametersRef.kind (Config)";
     check("infrastructure", config, "False/InvalidParameters", said);
-    let proxy = json!({"parametersRef": {"group": "core.apoxy.dev", "kind": "Proxy", "name": "p"}});
-    let said = "the Gateway is served; not served yet: spec.infrastructure.parametersRef";
-    check("infrastructure", proxy, "True/Accepted", said);
     check("allowedListeners", json!({"namespaces": {"from": "None"}}), "True/Accepted", "the Gateway is served");
 }
 
@@ -372,7 +369,6 @@ const FIELDS: &[(Kind, &str)] = &[
     (Kind::HttpRoute, "useDefaultGateways"),
     (Kind::Backend, "protocol"),
     (Kind::Proxy, "provider"),
-    (Kind::Proxy, "shutdown"),
     (Kind::Proxy, "telemetry"),
 ];
 
