@@ -37,6 +37,9 @@ use crate::{
 /// When something could not be done, such as binding a port, it is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// The longest pause between two rounds.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
 /// The parts that the controller joins, and what it remembers between two rounds.
 #[derive(Debug)]
 pub struct Controller {
@@ -152,10 +155,14 @@ impl Controller {
             objects.mark_unchanged();
             agents.mark_unchanged();
             leased.mark_unchanged();
-            if self.reconcile().await == Announced::Replaced {
+            let (began, announced) = (clock::instant(), self.reconcile().await);
+            if announced == Announced::Replaced {
                 let replaced = Some(self.presence.relay().clone());
                 return Ended { ports: self.ports, replaced, in_flight: None };
             }
+            // Where many objects make a round long, the API, which has the same thread, gets as much time as the rounds, and
+            // one of them takes in all that was written meanwhile. A change that comes alone waits for nothing.
+            sleep(clock::instant().saturating_duration_since(began).min(PAUSE_MAX)).await;
         }
         let in_flight = self.shutdown.timeout.map(|timeout| timeout.saturating_sub(self.shutdown.minimum));
         Ended { ports: self.ports, replaced: None, in_flight }

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    sync::Arc,
 };
 
 /// The longest hostname in bytes (RFC 1035 §3.1, as text).
@@ -15,9 +16,9 @@ pub const HOST_BYTES_MAX: usize = 253;
 /// The order is the order in which patterns are tried: one name, then wildcards by falling length, then any.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
-    Exact(Box<str>),
+    Exact(Arc<str>),
     /// `*.suffix`: one or more labels before the suffix. The suffix is kept without `*.`.
-    Wildcard(Box<str>),
+    Wildcard(Arc<str>),
     Any,
 }
 
@@ -110,7 +111,7 @@ impl fmt::Display for HostPattern {
 ///
 /// # Errors
 /// See [`HostError`]; an IP address in text form is no hostname.
-pub fn parse_name(text: &str) -> Result<Box<str>, HostError> {
+pub fn parse_name(text: &str) -> Result<Arc<str>, HostError> {
     let name = text.strip_suffix('.').unwrap_or(text);
     if name.is_empty() {
         return Err(HostError::Empty);
@@ -128,14 +129,14 @@ pub fn parse_name(text: &str) -> Result<Box<str>, HostError> {
     if !name.split('.').all(label) {
         return Err(HostError::NotAHostname(text.to_owned()));
     }
-    Ok(name.to_ascii_lowercase().into_boxed_str())
+    Ok(name.to_ascii_lowercase().into())
 }
 
 /// Values by hostname pattern, looked up from the most specific pattern to the least.
 #[derive(Debug, Clone)]
 pub struct HostMap<T> {
-    exact: HashMap<Box<str>, T>,
-    wildcard: HashMap<Box<str>, T>,
+    exact: HashMap<Arc<str>, T>,
+    wildcard: HashMap<Arc<str>, T>,
     any: Option<T>,
 }
 

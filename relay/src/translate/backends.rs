@@ -92,7 +92,7 @@ fn read_name(fqdn: &str, tunnel_domains: &[String]) -> Result<Form, EndpointErro
         }
         return node.parse().map(Form::Node).map_err(|_| EndpointError::NoNode(fqdn.to_owned(), domain));
     }
-    Ok(Form::Host(name))
+    Ok(Form::Host((*name).into()))
 }
 
 impl Form {

@@ -149,7 +149,7 @@ fn redirect(written: &written::RequestRedirect, matches: &[HttpRouteMatch]) -> R
 
 fn hostname(written: Option<&str>) -> Result<Option<Box<str>>, FilterError> {
     let read = |text: &str| crate::route::host::parse_name(text).map_err(|_| FilterError::Hostname(text.to_owned()));
-    written.map(read).transpose()
+    Ok(written.map(read).transpose()?.map(|name| (*name).into()))
 }
 
 /// A prefix is replaced only where every match of the rule has the same one; no match is one of `/`.

@@ -3,7 +3,7 @@
 //! A listener with a hostname claims it, and a route claims what it serves. A listener without hostname claims nothing,
 //! because every project has one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use underpass_shared::identity::ProjectName;
 
@@ -16,14 +16,40 @@ use crate::route::{
 /// The owning project by listen address and hostname.
 pub type Owners = BTreeMap<(ListenAddress, HostPattern), ProjectName>;
 
-/// The claimants of a hostname, first the one that asked first: creation time, then project.
-type Claims<'a> = BTreeMap<(ListenAddress, HostPattern), BTreeSet<(i64, &'a ProjectName)>>;
+type Claims<'a> = BTreeMap<(ListenAddress, HostPattern), Claimants<'a>>;
+
+/// Who claims a hostname, and since when. Nearly always that is one project, which takes no memory of its own.
+#[derive(Debug)]
+struct Claimants<'a> {
+    /// The one that asked first: creation time, then project.
+    first: (i64, &'a ProjectName),
+    others: Vec<(i64, &'a ProjectName)>,
+}
+
+impl<'a> Claimants<'a> {
+    fn add(claims: &mut Claims<'a>, key: (ListenAddress, HostPattern), claim: (i64, &'a ProjectName)) {
+        let Self { first, others } = claims.entry(key).or_insert_with(|| Self { first: claim, others: Vec::new() });
+        if claim < *first {
+            let before = std::mem::replace(first, claim);
+            if before.1 != claim.1 {
+                others.push(before);
+            }
+        } else if claim.1 != first.1 {
+            others.push(claim);
+        }
+    }
+
+    fn has(&self, project: &ProjectName) -> bool {
+        self.first.1 == project || self.others.iter().any(|(_, other)| *other == project)
+    }
+}
 
 /// Decides every hostname, and marks the listeners and attachments that lost theirs.
 ///
 /// An owner in `before` that still claims a hostname keeps it, so that an older object edited later cannot take it away.
 pub(super) fn settle(before: &Owners, gateways: &mut [Placed<'_>], routes: &mut [Compiled<'_>]) -> Owners {
-    let owners = decide(before, &claims(gateways, routes));
+    let mut owners = decide(before, &claims(gateways, routes));
+    let mut has_lost = false;
     for gateway in &mut *gateways {
         for placed in gateway.listeners.iter_mut().filter(|placed| placed.is_placed()) {
             let lost = gateway.addresses.listen.iter().any(|&address| {
@@ -33,11 +59,14 @@ pub(super) fn settle(before: &Owners, gateways: &mut [Placed<'_>], routes: &mut 
             if placed.hostname != HostPattern::Any && lost {
                 let message = format!("another project serves {} on port {}", placed.hostname, placed.listener.port);
                 placed.trouble = Some(Trouble::new("HostnameConflict", message));
+                has_lost = true;
             }
         }
     }
     // Listeners that lost claim nothing any more, nor do the routes on them.
-    let owners = decide(before, &claims(gateways, routes));
+    if has_lost {
+        owners = decide(before, &claims(gateways, routes));
+    }
     for route in &mut *routes {
         let project = route.project;
         for at in route.attachments_mut() {
@@ -54,8 +83,8 @@ fn claims<'a>(gateways: &[Placed<'a>], routes: &[Compiled<'a>]) -> Claims<'a> {
             if placed.hostname != HostPattern::Any {
                 for &address in &gateway.addresses.listen {
                     let at = ListenAddress { address, port: placed.listener.port };
-                    let claim = claims.entry((at, placed.hostname.clone())).or_default();
-                    claim.insert((gateway.created, gateway.project));
+                    let claim = (gateway.created, gateway.project);
+                    Claimants::add(&mut claims, (at, placed.hostname.clone()), claim);
                 }
             }
         }
@@ -66,16 +95,15 @@ fn claims<'a>(gateways: &[Placed<'a>], routes: &[Compiled<'a>]) -> Claims<'a> {
             let placed = &gateways[at.gateway].listeners[at.listener];
             placed.is_placed() && matches!(placed.serves.speaks(), Speaks::Http | Speaks::Tls)
         }) {
-            claims.entry((at.at, at.host.clone())).or_default().insert((route.created, route.project));
+            Claimants::add(&mut claims, (at.at, at.host.clone()), (route.created, route.project));
         }
     }
     claims
 }
 
 fn decide(before: &Owners, claims: &Claims<'_>) -> Owners {
-    let owner = |key: &(ListenAddress, HostPattern), claimants: &BTreeSet<(i64, &ProjectName)>| {
-        let incumbent = before.get(key).filter(|owner| claimants.iter().any(|(_, project)| project == owner));
-        incumbent.or_else(|| claimants.first().map(|(_, project)| *project)).cloned()
+    let owner = |key: &(ListenAddress, HostPattern), claimants: &Claimants<'_>| {
+        before.get(key).filter(|owner| claimants.has(owner)).unwrap_or(claimants.first.1).clone()
     };
-    claims.iter().filter_map(|(key, claimants)| Some((key.clone(), owner(key, claimants)?))).collect()
+    claims.iter().map(|(key, claimants)| (key.clone(), owner(key, claimants))).collect()
 }
