@@ -103,9 +103,8 @@ impl Relay {
             config.tunnel_addresses.clone()
         };
 
-        let listener = TcpListener::bind(config.api_listen)
-            .await
-            .with_context(|| busy("the API", "TCP", config.api_listen, "--api-listen"))?;
+        let listener = workers.api().spawn(TcpListener::bind(config.api_listen));
+        let listener = listener.await?.with_context(|| busy("the API", "TCP", config.api_listen, "--api-listen"))?;
         let api_address = listener.local_addr()?;
         let url = format!("https://{}", loopback_if_wildcard(api_address));
         authority::kubeconfig::write(&config.data_dir, &url, &authority, now)?;
@@ -158,7 +157,7 @@ impl Relay {
         let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
         let (listener, tls, api) = self.api;
         api.unready_from(stop.clone());
-        let api = tokio::spawn(api::serve(listener, tls, api, api_stop.clone()));
+        let api = workers.api().spawn(api::serve(listener, tls, api, api_stop.clone()));
         let collecting = collector::spawn(self.store, drain.clone());
         let checking = tokio::spawn(checks::run(self.routing, drain.clone()));
         self.controller.start().await;

@@ -13,7 +13,10 @@ use std::{
 
 use futures_util::future::join_all;
 use ipnet::IpNet;
-use tokio::time::{sleep, sleep_until};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use underpass_shared::{identity::RelayId, resource::kind::Kind};
@@ -30,7 +33,7 @@ use crate::{
         Store,
         object::{Object, Objects},
     },
-    translate::{Settings, Shutdown, Translation, Translator, WantedService, WantedStatus},
+    translate::{Said, Settings, Shutdown, Translator, WantedService, WantedStatus},
     tunnel::Tunnels,
 };
 
@@ -160,8 +163,8 @@ impl Controller {
                 let replaced = Some(self.presence.relay().clone());
                 return Ended { ports: self.ports, replaced, in_flight: None };
             }
-            // Where many objects make a round long, the API, which has the same thread, gets as much time as the rounds, and
-            // one of them takes in all that was written meanwhile. A change that comes alone waits for nothing.
+            // Where many objects make a round long, others of the same cores get as much time as the rounds, and one of them
+            // takes in all that was written meanwhile. A change that comes alone waits for nothing.
             sleep(clock::instant().saturating_duration_since(began).min(PAUSE_MAX)).await;
         }
         let in_flight = self.shutdown.timeout.map(|timeout| timeout.saturating_sub(self.shutdown.minimum));
@@ -192,15 +195,18 @@ impl Controller {
     fn translate(&mut self) {
         // What is wanted does not depend on what could be had, or the two would take turns.
         self.settings.ports_unavailable.clear();
-        let mut translation = self.translator.translate(&self.intake.snapshot, &self.settings);
-        let unavailable = self.ports.apply(&listener::wanted(&translation.table));
+        let (mut table, mut rest) = self.translator.route(&self.intake.snapshot, &self.settings);
+        let unavailable = self.ports.apply(&listener::wanted(&table));
         if !unavailable.is_empty() {
             self.settings.ports_unavailable = unavailable;
-            translation = self.translator.translate(&self.intake.snapshot, &self.settings);
+            (table, rest) = self.translator.route(&self.intake.snapshot, &self.settings);
         }
-        let Translation { table, wanted, services, owners, shutdown } = translation;
-        self.gateway.routing.publish(table);
-        (self.wanted, self.services, self.shutdown) = (wanted, services, shutdown);
+        let replaced = self.gateway.routing.publish(table);
+        let Said { wanted, services, owners, shutdown } = rest.say();
+        let forgotten = std::mem::replace(&mut self.wanted, wanted);
+        // To give back what ten thousand routes hold takes longer than a round may.
+        spawn_blocking(move || drop((replaced, forgotten)));
+        (self.services, self.shutdown) = (services, shutdown);
         self.intake.snapshot.owners = owners;
     }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct Workers {
     workers: Vec<Worker>,
+    api: Worker,
     stop: CancellationToken,
 }
 
@@ -21,19 +22,27 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts `count` threads, at least one.
+    /// Starts `count` threads for traffic, at least one, and one for the API.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
     pub fn start(count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let workers = (0..count.max(1)).map(|index| Worker::start(index, stop.clone())).collect::<io::Result<_>>()?;
-        Ok(Self { workers, stop })
+        let workers = (0..count.max(1)).map(|index| Worker::start(format!("worker-{index}"), stop.clone()));
+        let (workers, api) = (workers.collect::<io::Result<_>>()?, Worker::start("api".to_owned(), stop.clone())?);
+        Ok(Self { workers, api, stop })
     }
 
     /// One handle for each thread; what is spawned on it stays there.
     pub fn handles(&self) -> impl Iterator<Item = &Handle> {
         self.workers.iter().map(|worker| &worker.handle)
+    }
+
+    /// The thread of the API: with many routes a round of the controller takes a while, and whoever asks meanwhile is to be
+    /// answered.
+    #[must_use]
+    pub fn api(&self) -> &Handle {
+        &self.api.handle
     }
 
     /// The thread that drives the tunnels' QUIC endpoint.
@@ -47,12 +56,10 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(index: usize, stop: CancellationToken) -> io::Result<Self> {
+    fn start(name: String, stop: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let thread = thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || runtime.block_on(stop.cancelled_owned()))?;
+        let thread = thread::Builder::new().name(name).spawn(move || runtime.block_on(stop.cancelled_owned()))?;
         Ok(Self { handle, thread: Some(thread) })
     }
 }
@@ -60,7 +67,7 @@ impl Worker {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.stop.cancel();
-        for worker in &mut self.workers {
+        for worker in self.workers.iter_mut().chain([&mut self.api]) {
             if let Some(thread) = worker.thread.take() {
                 // A worker that panicked has said so already.
                 let _ = thread.join();

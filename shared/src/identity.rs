@@ -2,7 +2,7 @@
 //!
 //! A certificate carries exactly one identity, as a URI subject alternative name (RFC 5280 §4.2.1.6).
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,13 +46,13 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// # Errors
             /// When `text` is not a DNS label (RFC 1123 §2.1).
             pub fn parse(text: &str) -> Result<Self, NameError> {
-                check_label(text).map(|()| Self(text.to_owned()))
+                check_label(text).map(|()| Self(text.into()))
             }
 
             /// The name as text.
@@ -78,7 +78,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 
@@ -115,7 +115,7 @@ name!(
 
 impl Default for ProjectName {
     fn default() -> Self {
-        Self(DEFAULT_PROJECT.to_owned())
+        Self(DEFAULT_PROJECT.into())
     }
 }
 

@@ -117,14 +117,14 @@ impl Routing {
         Self { sessions, ..self }
     }
 
-    /// Serves from `table` from now on. What was known of the endpoints stays known.
-    pub fn publish(&self, table: Table) {
+    /// Serves from `table` from now on, and gives back the one before. What was known of the endpoints stays known.
+    pub fn publish(&self, table: Table) -> Arc<Table> {
         let mut fleets = self.fleets.lock().unwrap_or_else(PoisonError::into_inner);
         for watched in fleets.adopt(table.fleets(), self.now()) {
             // Without anybody who asks them, they count as healthy.
             let _ = self.watched.send(watched);
         }
-        self.table.store(Arc::new(table));
+        self.table.swap(Arc::new(table))
     }
 
     /// The time, counted from the start.

@@ -2,7 +2,7 @@
 //!
 //! Regular expressions are those of the `regex` crate (linear time), bounded in size, and must match the whole text.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, Method};
 use regex::{Regex, RegexBuilder};
@@ -43,12 +43,12 @@ pub enum MatchError {
 /// How a request's path must look.
 #[derive(Debug, Clone)]
 pub enum PathMatcher {
-    Exact(Box<str>),
+    Exact(Arc<str>),
     /// Whole segments; kept without trailing slash, so that `/` is the empty text.
-    Prefix(Box<str>),
+    Prefix(Arc<str>),
     RegularExpression(Regex),
     /// A method of whatever gRPC service: the second of two segments.
-    Method(Box<str>),
+    Method(Arc<str>),
 }
 
 /// How a header's or query parameter's value must look.

@@ -22,10 +22,10 @@ pub(super) struct Entry {
 /// regular expressions, prefixes from the longest to the shortest.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
-    exact: HashMap<Box<str>, Vec<Entry>>,
+    exact: HashMap<Arc<str>, Vec<Entry>>,
     expressions: Vec<Entry>,
     /// With gRPC methods of any service under the empty prefix, whose length they rank with.
-    prefixes: HashMap<Box<str>, Vec<Entry>>,
+    prefixes: HashMap<Arc<str>, Vec<Entry>>,
     /// The lengths of all prefixes in bytes, longest first: a path of many segments costs no more than there are lengths.
     lengths: Vec<usize>,
 }

@@ -195,6 +195,13 @@ impl Translator {
     /// As [`translate`]. Every change of an object must have changed its uid or generation; `settings` must be the same
     /// each time, but for the ports.
     pub fn translate(&mut self, snapshot: &Snapshot, settings: &Settings) -> Translation {
+        let (table, rest) = self.route(snapshot, settings);
+        let Said { wanted, services, owners, shutdown } = rest.say();
+        Translation { table, wanted, services, owners, shutdown }
+    }
+
+    /// The table, so that it can be served before anything else is done.
+    pub fn route<'a>(&mut self, snapshot: &'a Snapshot, settings: &'a Settings) -> (Table, Rest<'a>) {
         let mut gateways = gateways::place(snapshot, settings);
         let mut routes = routes::compile(snapshot, settings, &mut self.bodies);
         attach::find_listeners(snapshot, &gateways, &mut routes);
@@ -204,11 +211,40 @@ impl Translator {
         let clients = clients::decide(snapshot, &mut gateways);
         attach::build(&mut builder, (&gateways, &routes), &owners, &policies);
         clients.arrivals().for_each(|(at, settings)| builder.arrive(at, settings));
+        (builder.build(), Rest { snapshot, settings, gateways, routes, clients, owners })
+    }
+}
+
+/// What is known of a snapshot when its table is made.
+#[derive(Debug)]
+pub struct Rest<'a> {
+    snapshot: &'a Snapshot,
+    settings: &'a Settings,
+    gateways: Vec<gateways::Placed<'a>>,
+    routes: Vec<routes::Compiled<'a>>,
+    clients: clients::Decided<'a>,
+    owners: Owners,
+}
+
+/// A [`Translation`] without its table.
+#[derive(Debug)]
+pub struct Said {
+    pub wanted: Vec<WantedStatus>,
+    pub services: Vec<WantedService>,
+    pub owners: Owners,
+    pub shutdown: Shutdown,
+}
+
+impl Rest<'_> {
+    /// What must be said of the objects, and done beside the table.
+    #[must_use]
+    pub fn say(self) -> Said {
+        let Self { snapshot, settings, gateways, routes, clients, owners } = self;
         let mut wanted = wanted(snapshot, settings, &gateways, &routes);
         wanted.extend(clients.wanted(&gateways, snapshot));
         in_order(&mut wanted);
         let (services, shutdown) = (infrastructure::wanted(&gateways), proxies::shutdown(snapshot, &gateways));
-        Translation { table: builder.build(), wanted, services, owners, shutdown }
+        Said { wanted, services, owners, shutdown }
     }
 }
 

@@ -71,6 +71,8 @@ struct Kept {
     uid: Option<String>,
     generation: Option<i64>,
     targets: u64,
+    /// As in [`Compiled::created`]; to read it anew each time takes longer than all else here.
+    created: i64,
     body: Arc<Body>,
 }
 
@@ -172,11 +174,12 @@ impl<'a> Compiler<'a, '_> {
             uid: metadata.uid.clone(),
             generation: metadata.generation,
             targets,
+            created: created(metadata),
             body: Arc::new(make(&self.index)),
         });
-        let body = kept.body.clone();
+        let (body, created) = (kept.body.clone(), kept.created);
         self.kept.insert(key, kept);
-        let (project, created, parents) = (self.index.project, created(metadata), Vec::new());
+        let (project, parents) = (self.index.project, Vec::new());
         self.routes.push(Compiled { project, place, created, kind, metadata, parent_refs, body, parents });
     }
 }
