@@ -1,8 +1,11 @@
 //! Everything that ends, ends well or comes back: agents and relays killed, stopped, replaced; routes changed under load.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use http::{Method, Request, StatusCode, header};
@@ -94,16 +97,21 @@ async fn a_stopped_relay_finishes_the_request_in_flight_and_takes_no_new_ones() 
 
     office.relay.process.terminate().await;
     let gateway = office.relay.addresses.http;
-    eventually("the gateway closes its door", async || match TcpStream::connect(gateway).await {
-        Ok(_) => Err("it takes connections"),
-        Err(_) => Ok(()),
-    })
-    .await;
+    closes(gateway).await;
     office.upstream.release();
 
     let answer = within(PATIENCE, "the answer", held).await.unwrap().unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "office"));
     assert_eq!(office.relay.process.exit().await.code(), Some(0));
+}
+
+/// Waits until the gateway takes no more connections.
+async fn closes(gateway: SocketAddr) {
+    eventually("the gateway closes its door", async || match TcpStream::connect(gateway).await {
+        Ok(_) => Err("it takes connections"),
+        Err(_) => Ok(()),
+    })
+    .await;
 }
 
 /// Makes the project's Proxy say how the relay ends, and waits until the relay knows.
@@ -146,11 +154,7 @@ async fn a_relay_that_stops_takes_connections_for_as_long_as_its_proxy_says() {
     .await;
     assert_eq!(client::get(gateway, HOST, "/name").await.unwrap().status, StatusCode::OK, "new ones are taken");
 
-    eventually("the gateway closes its door", async || match TcpStream::connect(gateway).await {
-        Ok(_) => Err("it takes connections"),
-        Err(_) => Ok(()),
-    })
-    .await;
+    closes(gateway).await;
     office.upstream.release();
     let answer = within(PATIENCE, "the answer", held).await.unwrap().unwrap();
     assert_eq!(answer.status, StatusCode::OK, "what is in flight has longer");
