@@ -54,7 +54,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let control = Builder::new_current_thread().enable_all().build().context("cannot start")?;
     control.block_on(async {
         let stop = stop_on_signal().context("cannot wait for signals")?;
-        let relay = Relay::build(config, &workers).await?;
+        let relay = Relay::build(config, &workers, &stop).await?;
         relay.run(&workers, stop).await
     })
 }
@@ -84,7 +84,7 @@ struct Relay {
 }
 
 impl Relay {
-    async fn build(config: Config, workers: &Workers) -> anyhow::Result<Self> {
+    async fn build(config: Config, workers: &Workers, stop: &CancellationToken) -> anyhow::Result<Self> {
         let now = clock::now();
         let store = cluster::open_store(&config)?;
         let authority = Authority::load_or_create(&store, now).await?;
@@ -114,7 +114,7 @@ impl Relay {
         let fixed = config.token_file.as_deref().map(StaticTokens::load).transpose()?;
         let guard = Guard::new(store.clone(), Signer::load_or_create(&store).await?, fixed);
         let api_tls = Arc::new(authority::tls::api_config(&authority, &certified)?);
-        let api = Arc::new(Api::new(store.clone(), enrolment.clone(), guard));
+        let api = Arc::new(Api::new(store.clone(), enrolment.clone(), guard, stop.clone()));
         let tunnels = Tunnels::new(workers.tunnel().clone());
         let dial_policy = DialPolicy {
             allow_backends: config.gateway.allowed_backends.clone(),
@@ -156,7 +156,6 @@ impl Relay {
         let (drain, api_stop) = (CancellationToken::new(), CancellationToken::new());
         let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
         let (listener, tls, api) = self.api;
-        api.unready_from(stop.clone());
         let api = workers.api().spawn(api::serve(listener, tls, api, api_stop.clone()));
         let collecting = collector::spawn(self.store, drain.clone());
         let checking = tokio::spawn(checks::run(self.routing, drain.clone()));

@@ -33,7 +33,7 @@ use crate::{
         Store,
         object::{Object, Objects},
     },
-    translate::{Said, Settings, Shutdown, Translator, WantedService, WantedStatus},
+    translate::{Settings, Shutdown, Translation, Translator, WantedService, WantedStatus},
     tunnel::Tunnels,
 };
 
@@ -153,7 +153,7 @@ impl Controller {
                     self.ports.say_goodbye();
                     continue;
                 }
-                () = at(close), if close.is_some() => break,
+                () = until(close), if close.is_some() => break,
             }
             objects.mark_unchanged();
             agents.mark_unchanged();
@@ -165,7 +165,11 @@ impl Controller {
             }
             // Where many objects make a round long, others of the same cores get as much time as the rounds, and one of them
             // takes in all that was written meanwhile. A change that comes alone waits for nothing.
-            sleep(clock::instant().saturating_duration_since(began).min(PAUSE_MAX)).await;
+            let pause = clock::instant().saturating_duration_since(began).min(PAUSE_MAX);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled(), if close.is_none() => {}
+            }
         }
         let in_flight = self.shutdown.timeout.map(|timeout| timeout.saturating_sub(self.shutdown.minimum));
         Ended { ports: self.ports, replaced: None, in_flight }
@@ -195,14 +199,14 @@ impl Controller {
     fn translate(&mut self) {
         // What is wanted does not depend on what could be had, or the two would take turns.
         self.settings.ports_unavailable.clear();
-        let (mut table, mut rest) = self.translator.route(&self.intake.snapshot, &self.settings);
-        let unavailable = self.ports.apply(&listener::wanted(&table));
+        let mut routed = self.translator.route(&self.intake.snapshot, &self.settings);
+        let unavailable = self.ports.apply(&listener::wanted(&routed.table));
         if !unavailable.is_empty() {
             self.settings.ports_unavailable = unavailable;
-            (table, rest) = self.translator.route(&self.intake.snapshot, &self.settings);
+            routed = self.translator.route(&self.intake.snapshot, &self.settings);
         }
-        let replaced = self.gateway.routing.publish(table);
-        let Said { wanted, services, owners, shutdown } = rest.say();
+        let replaced = self.gateway.routing.publish(routed.table.clone());
+        let Translation { wanted, services, owners, shutdown, .. } = routed.finish();
         let forgotten = std::mem::replace(&mut self.wanted, wanted);
         // To give back what ten thousand routes hold takes longer than a round may.
         spawn_blocking(move || drop((replaced, forgotten)));
@@ -246,7 +250,7 @@ fn prefix_of(object: &Object) -> Option<&str> {
 }
 
 /// Until `close`; for ever without it.
-async fn at(close: Option<Instant>) {
+async fn until(close: Option<Instant>) {
     match close {
         Some(close) => sleep_until(close.into()).await,
         None => std::future::pending().await,

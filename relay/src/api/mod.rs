@@ -24,12 +24,7 @@ mod verbs;
 mod watch;
 pub mod yaml;
 
-use std::{
-    convert::Infallible,
-    io,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use http::{Request, Version, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -91,12 +86,13 @@ pub struct Api {
     /// Ends the watches when the relay stops.
     shutdown: CancellationToken,
     /// The relay was told to stop, and load balancers are to choose others.
-    leaving: OnceLock<CancellationToken>,
+    leaving: CancellationToken,
 }
 
 impl Api {
+    /// `/readyz` says no as soon as `leaving` is cancelled.
     #[must_use]
-    pub fn new(store: Store, enrolment: Enrolment, guard: Guard) -> Self {
+    pub fn new(store: Store, enrolment: Enrolment, guard: Guard, leaving: CancellationToken) -> Self {
         let (in_flight, watches) = (Semaphore::new(IN_FLIGHT_MAX), Arc::new(Semaphore::new(WATCHES_MAX)));
         Self {
             store,
@@ -107,17 +103,12 @@ impl Api {
             paged: list::Paged::default(),
             logs: verbs::Logs::default(),
             shutdown: CancellationToken::new(),
-            leaving: OnceLock::new(),
+            leaving,
         }
     }
 
-    /// `/readyz` says no as soon as `leaving` is cancelled. Only the first call does anything.
-    pub fn unready_from(&self, leaving: CancellationToken) {
-        let _ = self.leaving.set(leaving);
-    }
-
     fn is_ready(&self) -> bool {
-        !self.leaving.get().is_some_and(CancellationToken::is_cancelled)
+        !self.leaving.is_cancelled()
     }
 }
 

@@ -64,7 +64,7 @@ async fn served() -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let guard = Guard::new(store.clone(), Signer::load_or_create(&store).await.unwrap(), None);
-    let api = Arc::new(Api::new(store.clone(), enrolment.clone(), guard));
+    let api = Arc::new(Api::new(store.clone(), enrolment.clone(), guard, CancellationToken::new()));
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(serve(listener, tls, api, shutdown.clone()));
     Served { address, authority, enrolment, store, shutdown, serving, _directory: directory }

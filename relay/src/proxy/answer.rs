@@ -117,12 +117,6 @@ impl From<Http1Error> for Failure {
     }
 }
 
-impl From<hyper::Error> for Failure {
-    fn from(error: hyper::Error) -> Self {
-        Self::Exchange { source: error.into() }
-    }
-}
-
 impl Failure {
     #[must_use]
     pub fn status(&self) -> StatusCode {

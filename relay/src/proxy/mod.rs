@@ -118,13 +118,14 @@ impl Routing {
     }
 
     /// Serves from `table` from now on, and gives back the one before. What was known of the endpoints stays known.
-    pub fn publish(&self, table: Table) -> Arc<Table> {
+    pub fn publish(&self, table: impl Into<Arc<Table>>) -> Arc<Table> {
+        let table = table.into();
         let mut fleets = self.fleets.lock().unwrap_or_else(PoisonError::into_inner);
         for watched in fleets.adopt(table.fleets(), self.now()) {
             // Without anybody who asks them, they count as healthy.
             let _ = self.watched.send(watched);
         }
-        self.table.swap(Arc::new(table))
+        self.table.swap(table)
     }
 
     /// The time, counted from the start.

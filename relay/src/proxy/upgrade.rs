@@ -14,11 +14,12 @@ use std::{
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::{body::Body, ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, copy_bidirectional_with_sizes},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, copy_bidirectional_with_sizes},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -26,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answer::Failure,
     body::{ClientBody, Meter},
+    dial::Transport,
     headers::has_token,
-    http1::Switched,
     record::Record,
     request::Refusal,
 };
@@ -166,8 +167,13 @@ pub(super) fn ask(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, UPGRADE);
 }
 
-/// Copies bytes both ways until both ends are done, silence lasts too long, or the worker is cut.
-pub(super) async fn join(upgrade: Upgrade, backend: Switched, mut record: Record, cut: CancellationToken) {
+/// Copies bytes both ways, from the backend first those that are `ahead`, until both ends are done, silence lasts too long, or the worker is cut.
+pub(super) async fn join(
+    upgrade: Upgrade,
+    (backend, ahead): (Transport, Bytes),
+    mut record: Record,
+    cut: CancellationToken,
+) {
     let _hold = upgrade.hold;
     let client = match timeout(SWITCH, upgrade.client.switch()).await {
         Ok(Ok(client)) => client,
@@ -179,7 +185,11 @@ pub(super) async fn join(upgrade: Upgrade, backend: Switched, mut record: Record
     let mut backend = Metered { io: Box::new(backend), meter: Arc::<Meter>::default() };
     let downloaded = backend.meter.clone();
     let copied = {
-        let copy = copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER_BYTES, BUFFER_BYTES);
+        let copy = async {
+            client.write_all(&ahead).await?;
+            downloaded.add(ahead.len() as u64);
+            copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER_BYTES, BUFFER_BYTES).await
+        };
         tokio::pin!(copy);
         loop {
             let before = (meter.bytes(), downloaded.bytes());

@@ -35,7 +35,7 @@ use super::{
     answer::Failure,
     body::{BodyError, Meter, RequestBody},
     dial::{Transport, dial_http},
-    http1::{self, Connection, Outline, Switched, Taken},
+    http1::{self, Connection, Outline, Taken},
 };
 use crate::{
     clock,
@@ -267,7 +267,7 @@ impl Pool {
             Err(Attempt::Unsent(unsent)) => request = unsent,
             Err(Attempt::Failed(error)) => match copy.filter(|_| is_lost(&error) || sender.is_closed()) {
                 Some(copy) => request = copy,
-                None => return Err(error.into()),
+                None => return Err(Failure::Exchange { source: error.into() }),
             },
         }
         let (Shareable::Http2(mut sender), _) = self.shareable(upstream, client).await? else {
@@ -276,7 +276,7 @@ impl Pool {
         };
         match sender.try_send_request(*request).await {
             Ok(response) => Ok(response.map(Received::Http2)),
-            Err(error) => Err(error.into_error().into()),
+            Err(error) => Err(Failure::Exchange { source: error.into_error().into() }),
         }
     }
 
@@ -448,8 +448,8 @@ impl Received {
         }
     }
 
-    /// The bytes of another protocol, after 101.
-    pub(super) fn into_switched(self) -> Option<Switched> {
+    /// What carries another protocol, after 101, and the bytes of it that were read already.
+    pub(super) fn into_switched(self) -> Option<(Transport, Bytes)> {
         match self {
             Self::Http1 { incoming, .. } => incoming.into_switched(),
             Self::Http2(_) => None,
@@ -572,7 +572,7 @@ async fn handshake_http2(transport: Transport) -> Result<Http2Sender, Failure> {
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     let handshake = builder.handshake(TokioIo::new(transport)).await;
-    let (sender, connection) = handshake?;
+    let (sender, connection) = handshake.map_err(|source| Failure::Exchange { source: source.into() })?;
     // Ends when every sender is dropped and every stream is done.
     tokio::spawn(connection);
     Ok(sender)

@@ -36,7 +36,10 @@ pub mod unserved;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -91,7 +94,7 @@ pub struct Settings {
 /// What a snapshot means.
 #[derive(Debug)]
 pub struct Translation {
-    pub table: Table,
+    pub table: Arc<Table>,
     /// One entry per object that is ours to speak of, ordered by project, kind, namespace and name.
     pub wanted: Vec<WantedStatus>,
     /// What must be there beside the Gateways.
@@ -195,13 +198,11 @@ impl Translator {
     /// As [`translate`]. Every change of an object must have changed its uid or generation; `settings` must be the same
     /// each time, but for the ports.
     pub fn translate(&mut self, snapshot: &Snapshot, settings: &Settings) -> Translation {
-        let (table, rest) = self.route(snapshot, settings);
-        let Said { wanted, services, owners, shutdown } = rest.say();
-        Translation { table, wanted, services, owners, shutdown }
+        self.route(snapshot, settings).finish()
     }
 
-    /// The table, so that it can be served before anything else is done.
-    pub fn route<'a>(&mut self, snapshot: &'a Snapshot, settings: &'a Settings) -> (Table, Rest<'a>) {
+    /// The first half of [`Self::translate`], so that the table can be served before anything is said of it.
+    pub fn route<'a>(&mut self, snapshot: &'a Snapshot, settings: &'a Settings) -> Routed<'a> {
         let mut gateways = gateways::place(snapshot, settings);
         let mut routes = routes::compile(snapshot, settings, &mut self.bodies);
         attach::find_listeners(snapshot, &gateways, &mut routes);
@@ -211,13 +212,14 @@ impl Translator {
         let clients = clients::decide(snapshot, &mut gateways);
         attach::build(&mut builder, (&gateways, &routes), &owners, &policies);
         clients.arrivals().for_each(|(at, settings)| builder.arrive(at, settings));
-        (builder.build(), Rest { snapshot, settings, gateways, routes, clients, owners })
+        Routed { table: Arc::new(builder.build()), snapshot, settings, gateways, routes, clients, owners }
     }
 }
 
-/// What is known of a snapshot when its table is made.
+/// A snapshot whose table is made, and of which nothing is said yet.
 #[derive(Debug)]
-pub struct Rest<'a> {
+pub struct Routed<'a> {
+    pub table: Arc<Table>,
     snapshot: &'a Snapshot,
     settings: &'a Settings,
     gateways: Vec<gateways::Placed<'a>>,
@@ -226,25 +228,16 @@ pub struct Rest<'a> {
     owners: Owners,
 }
 
-/// A [`Translation`] without its table.
-#[derive(Debug)]
-pub struct Said {
-    pub wanted: Vec<WantedStatus>,
-    pub services: Vec<WantedService>,
-    pub owners: Owners,
-    pub shutdown: Shutdown,
-}
-
-impl Rest<'_> {
-    /// What must be said of the objects, and done beside the table.
+impl Routed<'_> {
+    /// The second half of [`Translator::translate`].
     #[must_use]
-    pub fn say(self) -> Said {
-        let Self { snapshot, settings, gateways, routes, clients, owners } = self;
+    pub fn finish(self) -> Translation {
+        let Self { table, snapshot, settings, gateways, routes, clients, owners } = self;
         let mut wanted = wanted(snapshot, settings, &gateways, &routes);
         wanted.extend(clients.wanted(&gateways, snapshot));
         in_order(&mut wanted);
-        let (services, shutdown) = (infrastructure::wanted(&gateways), proxies::shutdown(snapshot, &gateways));
-        Said { wanted, services, owners, shutdown }
+        let (services, shutdown) = (infrastructure::wanted(&gateways), proxies::shutdown(&gateways));
+        Translation { table, wanted, services, owners, shutdown }
     }
 }
 

@@ -4,13 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize as _;
 use serde_json::Value;
-use underpass_shared::resource::{
-    gateway::{Gateway, ParametersReference},
-    kind::Kind,
-    proxy::ProxySpec,
-};
+use underpass_shared::resource::{gateway::ParametersReference, kind::Kind, proxy::ProxySpec};
 
-use super::{ProjectSnapshot, Snapshot, gateways::Placed, stop, traffic::go_duration, unserved};
+use super::{ProjectSnapshot, gateways::Placed, stop, traffic::go_duration, unserved};
 
 /// The Proxy of Gateways that name none, whose class neither does.
 const DEFAULT: &str = "default";
@@ -28,11 +24,10 @@ pub struct Shutdown {
 }
 
 /// The longest times of all Proxies that Gateways run on, for one relay serves them all.
-pub(super) fn shutdown(snapshot: &Snapshot, gateways: &[Placed<'_>]) -> Shutdown {
+pub(super) fn shutdown(gateways: &[Placed<'_>]) -> Shutdown {
     let mut longest = Shutdown::default();
     for gateway in gateways.iter().filter(|gateway| gateway.stopped.is_none()) {
-        let Some(objects) = snapshot.projects.get(gateway.project) else { continue };
-        let proxy = find(objects, of(objects, gateway.gateway).unwrap_or(DEFAULT));
+        let proxy = find(gateway.objects, name_for(gateway).unwrap_or(DEFAULT));
         let Some((minimum, timeout)) = proxy.and_then(times) else { continue };
         longest.minimum = longest.minimum.max(minimum);
         longest.timeout = longest.timeout.max(Some(timeout));
@@ -41,11 +36,12 @@ pub(super) fn shutdown(snapshot: &Snapshot, gateways: &[Placed<'_>]) -> Shutdown
 }
 
 /// The name that the Gateway or its class has for its Proxy.
-fn of<'a>(objects: &'a ProjectSnapshot, gateway: &'a Gateway) -> Option<&'a str> {
-    let own = gateway.spec.infrastructure.as_ref().and_then(|of| of.parameters_ref.as_ref());
+fn name_for<'a>(placed: &Placed<'a>) -> Option<&'a str> {
+    let (spec, objects) = (&placed.gateway.spec, placed.objects);
+    let own = spec.infrastructure.as_ref().and_then(|of| of.parameters_ref.as_ref());
     let of_class = || {
         let mut classes = objects.gateway_classes.iter();
-        classes.find(|class| class.metadata.name == gateway.spec.gateway_class_name)?.spec.parameters_ref.as_ref()
+        classes.find(|class| class.metadata.name == spec.gateway_class_name)?.spec.parameters_ref.as_ref()
     };
     own.or_else(of_class).map(|reference| &*reference.name)
 }

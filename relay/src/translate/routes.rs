@@ -71,7 +71,7 @@ struct Kept {
     uid: Option<String>,
     generation: Option<i64>,
     targets: u64,
-    /// As in [`Compiled::created`]; to read it anew each time takes longer than all else here.
+    /// As in [`Compiled::created`], so that the text is read once.
     created: i64,
     body: Arc<Body>,
 }

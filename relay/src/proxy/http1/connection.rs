@@ -11,7 +11,7 @@ use std::{
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{Method, Response, StatusCode, request::Parts};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
         body::{BodyError, RequestBody},
         dial::Transport,
     },
-    Http1Error, INTERIM_MAX,
+    HEAD_BYTES_MAX, Http1Error, INTERIM_MAX,
     framing::{Decoded, Decoder, Encoder},
     head,
 };
@@ -32,7 +32,7 @@ const READ_BYTES_MAX: usize = 128 * 1024;
 
 /// A connection between two exchanges.
 #[derive(Debug)]
-pub struct Connection(Box<Exchange>);
+pub struct Connection(Box<InUse>);
 
 /// A request but for its body.
 #[derive(Debug, Clone)]
@@ -53,7 +53,15 @@ impl Outline {
 impl Connection {
     #[must_use]
     pub fn new(io: Transport) -> Self {
-        Self(Box::new(Exchange { io, read: BytesMut::new(), room: 0, outgoing: Outgoing::default(), broken: None }))
+        Self(Box::new(InUse {
+            io,
+            read: BytesMut::new(),
+            room: 0,
+            outgoing: Outgoing::default(),
+            broken: None,
+            interim: 0,
+            without_line: 0,
+        }))
     }
 
     /// Whether another request can be sent: it is open, and nothing came that nobody asked for.
@@ -86,7 +94,7 @@ impl Connection {
 
 /// A connection in use.
 #[derive(Debug)]
-struct Exchange {
+struct InUse {
     io: Transport,
     read: BytesMut,
     /// How much room the next read gets.
@@ -94,21 +102,22 @@ struct Exchange {
     outgoing: Outgoing,
     /// Why the request cannot be sent in full.
     broken: Option<Http1Error>,
+    /// Interim answers so far.
+    interim: usize,
+    /// How much of `read` has no end of a line, so that a head which comes in small parts is not parsed for each.
+    without_line: usize,
 }
 
-impl Exchange {
+impl InUse {
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<head::Head, Http1Error>> {
-        let mut interim = 0;
         loop {
             self.go_on(cx);
-            if !self.read.is_empty()
-                && let Some(head) = head::answer(&mut self.read, method)?
-            {
+            if let Some(head) = self.head(method)? {
                 if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
                 }
-                interim += 1;
-                if interim > INTERIM_MAX {
+                self.interim += 1;
+                if self.interim > INTERIM_MAX {
                     return Poll::Ready(Err(Http1Error::Malformed("too many interim answers")));
                 }
                 continue;
@@ -133,10 +142,25 @@ impl Exchange {
         }
     }
 
+    /// The head of an answer, when all of it was read.
+    fn head(&mut self, method: &Method) -> Result<Option<head::Head>, Http1Error> {
+        if self.read.is_empty() {
+            return Ok(None);
+        }
+        // What came first shows what it is; then only lines are waited for, of which there are at most as many as fields.
+        let is_worth_it = self.without_line == 0
+            || self.read[self.without_line..].contains(&b'\n')
+            || self.read.len() >= HEAD_BYTES_MAX;
+        let head = if is_worth_it { head::answer(&mut self.read, method)? } else { None };
+        self.without_line = if head.is_some() { 0 } else { self.read.len() };
+        Ok(head)
+    }
+
     /// Holds nothing while it rests.
     fn rested(mut self: Box<Self>) -> Connection {
         self.read = BytesMut::new();
         self.outgoing = Outgoing::default();
+        (self.interim, self.without_line) = (0, 0);
         Connection(self)
     }
 
@@ -160,7 +184,7 @@ impl Exchange {
             let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut (&mut self.read).limit(room));
             (room, ready!(read).map_err(Http1Error::Broken)?)
         } else {
-            // By the stack: a buffer of its own for each short answer was measured to cost more than to copy it.
+            // By the stack: glibc keeps only pieces of up to a kilobyte at hand, and a short answer is quickly copied.
             let mut short = [MaybeUninit::uninit(); READ_BYTES_MIN];
             let mut short = ReadBuf::uninit(&mut short);
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut short)).map_err(Http1Error::Broken)?;
@@ -293,7 +317,7 @@ pub struct Incoming {
     /// The backend leaves the connection open.
     persists: bool,
     /// Until it was taken for the next exchange, or for bytes of another protocol.
-    exchange: Option<Box<Exchange>>,
+    exchange: Option<Box<InUse>>,
 }
 
 impl Body for Incoming {
@@ -355,11 +379,11 @@ impl Incoming {
         }
     }
 
-    /// The bytes of another protocol, after 101 (RFC 9110 §15.2.2).
+    /// What carries another protocol, after 101 (RFC 9110 §15.2.2), and the bytes of it that were read already.
     #[must_use]
-    pub fn into_switched(mut self) -> Option<Switched> {
+    pub fn into_switched(mut self) -> Option<(Transport, Bytes)> {
         let exchange = self.exchange.take()?;
-        Some(Switched { ahead: exchange.read, io: exchange.io })
+        Some((exchange.io, exchange.read.freeze()))
     }
 }
 
@@ -372,46 +396,13 @@ pub enum Taken {
 
 /// A connection whose backend answered before it had the whole request.
 #[derive(Debug)]
-pub struct Sending(Box<Exchange>);
+pub struct Sending(Box<InUse>);
 
 impl Sending {
     /// Sends the rest; `None` when the connection did not survive that.
     pub async fn finish(mut self) -> Option<Connection> {
-        let Exchange { io, outgoing, .. } = &mut *self.0;
+        let InUse { io, outgoing, .. } = &mut *self.0;
         poll_fn(|cx| outgoing.poll(io, cx)).await.ok()?;
         Some(self.0.rested())
-    }
-}
-
-/// A connection that carries another protocol now.
-#[derive(Debug)]
-pub struct Switched {
-    /// Read already.
-    ahead: BytesMut,
-    io: Transport,
-}
-
-impl AsyncRead for Switched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        if self.ahead.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
-        }
-        let length = self.ahead.len().min(buf.remaining());
-        buf.put_slice(&self.ahead.split_to(length));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Switched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -3,11 +3,14 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{FIELDS_MAX, HEAD_BYTES_MAX, Http1Error, head};
+use super::{FIELDS_MAX, Http1Error, head};
 use crate::proxy::headers::is_spoofed;
 
 /// The longest line before a chunk, in bytes: its size, and extensions that nobody reads.
 const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
+
+/// The longest trailer section, in bytes; it is looked at anew with each part that comes.
+const TRAILER_BYTES_MAX: usize = 16 * 1024;
 
 /// Reads a body.
 #[derive(Debug)]
@@ -152,7 +155,7 @@ fn trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let (length, fields) = match httparse::parse_headers(buffer, &mut fields) {
         Ok(httparse::Status::Complete(found)) => found,
-        Ok(httparse::Status::Partial) if buffer.len() < HEAD_BYTES_MAX => return Ok(None),
+        Ok(httparse::Status::Partial) if buffer.len() < TRAILER_BYTES_MAX => return Ok(None),
         Ok(httparse::Status::Partial) | Err(_) => return Err(malformed),
     };
     let mut trailers = HeaderMap::new();

@@ -1,8 +1,9 @@
 //! HTTP/1.1 towards backends (RFC 9112): one request at a time on a connection, driven by the task that waits for its
 //! answer, with no buffer while it rests.
 //!
-//! Of our own, for the general client was measured to take a third of what a small request costs and half of the memory
-//! of a connection: a task, channels and buffers for each. Pure parts: `head` and `framing`.
+//! Of our own, for the general client has a task, channels and buffers for each connection: without them a small request
+//! was measured to take a fifth less of the relay's own time, and 1,000 connections a third less memory. Pure parts: `head`
+//! and `framing`.
 
 mod connection;
 mod framing;
@@ -13,13 +14,13 @@ mod tests;
 use std::io;
 
 pub use self::{
-    connection::{Connection, Incoming, Outline, Sending, Switched, Taken},
+    connection::{Connection, Incoming, Outline, Sending, Taken},
     framing::{Chunk, Decoded, Decoder},
     head::{Head, answer},
 };
 use super::body::BodyError;
 
-/// The longest head of an answer, in bytes, and the longest trailer section.
+/// The longest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 
 /// The most fields that a head has, and a trailer section.

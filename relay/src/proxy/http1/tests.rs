@@ -1,7 +1,7 @@
-use std::{future::poll_fn, pin::Pin, sync::Arc};
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
+use futures_util::{poll, stream};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
 use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Body as _, Frame};
@@ -329,6 +329,26 @@ async fn how_an_exchange_broke_off_is_told() {
 }
 
 #[tokio::test]
+async fn interim_answers_are_counted_also_when_they_come_one_by_one() {
+    let (connection, mut backend) = connected().await;
+    let outline = Outline::new(&get());
+    let mut sending = std::pin::pin!(connection.send(&outline, RequestBody::Empty));
+    for nth in 0..=INTERIM_MAX {
+        // In two parts, of which the first has no end of a line.
+        for part in ["HTTP/1.1 102 Proc", "essing\r\n\r\n"] {
+            assert!(poll!(sending.as_mut()).is_pending(), "{nth}");
+            backend.write_all(part.as_bytes()).await.unwrap();
+            // The runtime looks at its sockets after 61 tasks at the latest.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    let done = poll!(sending.as_mut());
+    assert!(matches!(done, Poll::Ready(Err(Http1Error::Malformed("too many interim answers")))), "{done:?}");
+}
+
+#[tokio::test]
 async fn bodies_are_framed_as_the_head_says_and_trailers_pass() {
     let chunked = parts("POST", "/", &[("transfer-encoding", "chunked")]);
     let mut trailers = HeaderMap::new();
@@ -435,11 +455,11 @@ async fn after_101_the_bytes_are_another_protocols() {
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     let mut incoming = response.into_body();
     assert!(incoming.take().is_none(), "it carries no further request");
-    let mut switched = incoming.into_switched().unwrap();
+    let (mut switched, ahead) = incoming.into_switched().unwrap();
     backend.write_all(b"second").await.unwrap();
-    let mut seen = [0; 11];
+    let mut seen = [0; 6];
     switched.read_exact(&mut seen).await.unwrap();
-    assert_eq!(&seen, b"firstsecond");
+    assert_eq!((&ahead[..], &seen[..]), (&b"first"[..], &b"second"[..]));
     switched.write_all(b"third").await.unwrap();
     let mut seen = [0; 5];
     backend.read_exact(&mut seen).await.unwrap();
