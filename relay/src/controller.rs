@@ -58,7 +58,7 @@ pub struct Controller {
     /// Whether something was taken in that is not translated yet.
     changed: bool,
     /// What the last translation wants, and the statuses that say it.
-    wanted: Vec<WantedStatus>,
+    wanted: Vec<Arc<WantedStatus>>,
     services: Vec<WantedService>,
     shutdown: Shutdown,
     statuses: Statuses,
@@ -202,6 +202,7 @@ impl Controller {
         let mut routed = self.translator.route(&self.intake.snapshot, &self.settings);
         let unavailable = self.ports.apply(&listener::wanted(&routed.table));
         if !unavailable.is_empty() {
+            drop(routed);
             self.settings.ports_unavailable = unavailable;
             routed = self.translator.route(&self.intake.snapshot, &self.settings);
         }

@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// What the snapshot stands for, beside what one that was read whole stands for.
-    fn both(intake: &Intake, store: &Store) -> [Vec<translate::WantedStatus>; 2] {
+    fn both(intake: &Intake, store: &Store) -> [Vec<Arc<translate::WantedStatus>>; 2] {
         let mut whole = Intake::default();
         whole.take(store);
         [intake, &whole].map(|intake| translate(&intake.snapshot, &Settings::default()).wanted)

@@ -29,12 +29,18 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Statuses {
     /// What was wanted, and the revision at which the object said it.
-    settled: HashMap<ObjectKey, (Status, u64)>,
+    settled: HashMap<ObjectKey, (Arc<WantedStatus>, u64)>,
 }
 
 impl Statuses {
     /// Brings the statuses of `objects` to what is wanted.
-    pub(super) async fn write(&mut self, store: &Store, objects: &Objects, wanted: &[WantedStatus], leased: &Leased) {
+    pub(super) async fn write(
+        &mut self,
+        store: &Store,
+        objects: &Objects,
+        wanted: &[Arc<WantedStatus>],
+        leased: &Leased,
+    ) {
         let now = timestamp(clock::now());
         let mut settled = HashMap::with_capacity(wanted.len());
         let mut writes = Vec::new();
@@ -49,7 +55,7 @@ impl Statuses {
             let revision = object.body.revision;
             if let Some((known, at)) = self.settled.remove(&key)
                 && at == revision
-                && known == wanted.status
+                && (Arc::ptr_eq(&known, wanted) || known == *wanted)
             {
                 settled.insert(key, (known, revision));
                 continue;
@@ -58,7 +64,7 @@ impl Statuses {
             if object.body.status.as_ref() != Some(&status) {
                 writes.push(store.replace_status(key, status, Some(revision)));
             } else if !matches!(wanted.status, Status::TunnelNode(_)) {
-                settled.insert(key, (wanted.status.clone(), revision));
+                settled.insert(key, (wanted.clone(), revision));
             }
         }
         self.settled = settled;

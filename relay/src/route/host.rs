@@ -154,17 +154,41 @@ impl<T> HostMap<T> {
         let suffixes = host.match_indices('.').map(|(at, _)| &host[at + 1..]);
         self.exact.get(host).into_iter().chain(suffixes.filter_map(|suffix| self.wildcard.get(suffix))).chain(&self.any)
     }
+
+    /// The value of this very pattern.
+    #[must_use]
+    pub fn get(&self, pattern: &HostPattern) -> Option<&T> {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.get(name),
+            HostPattern::Wildcard(suffix) => self.wildcard.get(suffix),
+            HostPattern::Any => self.any.as_ref(),
+        }
+    }
+
+    /// Gives back the value that the pattern had.
+    pub fn insert(&mut self, pattern: HostPattern, value: T) -> Option<T> {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.insert(name, value),
+            HostPattern::Wildcard(suffix) => self.wildcard.insert(suffix, value),
+            HostPattern::Any => self.any.replace(value),
+        }
+    }
+
+    /// Gives back the value that the pattern had.
+    pub fn remove(&mut self, pattern: &HostPattern) -> Option<T> {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.remove(name),
+            HostPattern::Wildcard(suffix) => self.wildcard.remove(suffix),
+            HostPattern::Any => self.any.take(),
+        }
+    }
 }
 
 impl<T> FromIterator<(HostPattern, T)> for HostMap<T> {
     fn from_iter<I: IntoIterator<Item = (HostPattern, T)>>(entries: I) -> Self {
         let mut map = Self::default();
         for (pattern, value) in entries {
-            match pattern {
-                HostPattern::Exact(name) => drop(map.exact.insert(name, value)),
-                HostPattern::Wildcard(suffix) => drop(map.wildcard.insert(suffix, value)),
-                HostPattern::Any => map.any = Some(value),
-            }
+            map.insert(pattern, value);
         }
         map
     }

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// A rule's match and its place in the order.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) rank: Rank,
     pub(super) matcher: Matcher,

@@ -1,11 +1,11 @@
-//! The route table: immutable, built whole by `translate`, read without locks by every connection and request.
+//! The route table: immutable, built by `translate`, read without locks by every connection and request.
 //!
 //! HTTP: listen address → owner of the hostname → that project's listener → its hostnames → rules in order. A request
 //! never leaves the project that owns its hostname, nor the listener that its hostname selects. TLS: the same by the name
 //! of the handshake (SNI). TCP and UDP: listen address → the one rule.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map},
     net::IpAddr,
     sync::Arc,
 };
@@ -77,17 +77,20 @@ pub enum Port {
 /// The HTTP listeners of one listen address.
 #[derive(Debug, Default)]
 pub struct Http {
-    owners: HostMap<ProjectName>,
-    /// Listeners by project; each listener's rules by the hostname they serve.
-    projects: BTreeMap<ProjectName, HostMap<HostMap<Paths>>>,
+    owners: Arc<HostMap<ProjectName>>,
+    /// Listeners by project.
+    projects: BTreeMap<ProjectName, HostMap<Arc<PathsByHost>>>,
     /// What policies say of the listeners of those projects that have any; in the clear only.
     clients: BTreeMap<ProjectName, HostMap<Option<Arc<ClientSettings>>>>,
 }
 
+/// A listener's rules by the hostname they serve. Tables share what did not change from one to the next.
+type PathsByHost = HostMap<Arc<Paths>>;
+
 /// The TLS listeners of one listen address.
 #[derive(Debug, Default)]
 pub struct Tls {
-    owners: HostMap<ProjectName>,
+    owners: Arc<HostMap<ProjectName>>,
     projects: BTreeMap<ProjectName, HostMap<Arc<TlsListener>>>,
     /// Of all projects, for names that nobody owns: the first that was built has a hostname.
     all: HostMap<Arc<TlsListener>>,
@@ -267,13 +270,16 @@ impl Tls {
 }
 
 /// Collects what a [`Table`] is made of, in any order, but for listeners: of those that want the same, the first has it.
+///
+/// It makes one table after another: HTTP rules and owners of hostnames come and go between them, and what they leave
+/// alone is shared.
 #[derive(Debug, Default)]
 pub struct TableBuilder {
     ports: BTreeMap<ListenAddress, PortBuilder>,
     datagrams: BTreeMap<ListenAddress, Option<Arc<Rule>>>,
     clients: BTreeMap<ListenAddress, Arc<ClientSettings>>,
-    /// By address in memory, which tells them apart while they are held here.
-    fleets: BTreeMap<usize, Arc<Fleet>>,
+    /// By address in memory, which tells them apart while they are held here; with how many matches and streams use each.
+    fleets: BTreeMap<usize, (Arc<Fleet>, usize)>,
 }
 
 /// Listeners by project and hostname; what each serves by the hostname of the route.
@@ -283,10 +289,18 @@ type Listeners<T> = BTreeMap<(ProjectName, HostPattern), T>;
 struct PortBuilder {
     speaks: Speaks,
     stream: Option<Arc<Rule>>,
-    owners: BTreeMap<HostPattern, ProjectName>,
-    http: Listeners<BTreeMap<HostPattern, Vec<Entry>>>,
+    owners: Arc<HostMap<ProjectName>>,
+    http: Listeners<HttpBuilder>,
     tls: Vec<TlsBuilder>,
     clients: Listeners<Arc<ClientSettings>>,
+}
+
+/// The rules of an HTTP listener, and what the last table had of them.
+#[derive(Debug, Default)]
+struct HttpBuilder {
+    entries: HashMap<HostPattern, Vec<Entry>>,
+    changed: BTreeSet<HostPattern>,
+    built: Arc<PathsByHost>,
 }
 
 #[derive(Debug)]
@@ -320,7 +334,7 @@ impl TableBuilder {
         self.ports.entry(at).or_insert_with(|| PortBuilder {
             speaks,
             stream: None,
-            owners: BTreeMap::new(),
+            owners: Arc::default(),
             http: BTreeMap::new(),
             tls: Vec::new(),
             clients: BTreeMap::new(),
@@ -386,17 +400,24 @@ impl TableBuilder {
 
     /// Makes `project` the owner of `host` at `at`; the first owner stays.
     pub fn owner(&mut self, at: ListenAddress, host: &HostPattern, project: &ProjectName) {
+        if let Some(port) = self.ports.get_mut(&at)
+            && port.owners.get(host).is_none()
+        {
+            Arc::make_mut(&mut port.owners).insert(host.clone(), project.clone());
+        }
+    }
+
+    /// Nobody owns `host` at `at` any more.
+    pub fn disown(&mut self, at: ListenAddress, host: &HostPattern) {
         if let Some(port) = self.ports.get_mut(&at) {
-            port.owners.entry(host.clone()).or_insert_with(|| project.clone());
+            Arc::make_mut(&mut port.owners).remove(host);
         }
     }
 
     /// Adds a match of a rule to an HTTP or HTTPS listener that was given before; without it, nothing happens.
     pub fn attach(&mut self, attachment: Attachment<'_>) {
         let Attachment { at, listener, host, matcher, created, position, rule } = attachment;
-        self.note(rule);
-        let Some(port) = self.ports.get_mut(&at) else { return };
-        let Some(hosts) = port.http.get_mut(&(rule.project.clone(), listener.clone())) else { return };
+        let Some(http) = self.listener(at, &rule.project, listener) else { return };
         let rank = Rank {
             path_kind: matcher.path_kind(),
             path_characters: matcher.path_characters(),
@@ -407,7 +428,39 @@ impl TableBuilder {
             route: rule.route.clone(),
             position,
         };
-        hosts.entry(host.clone()).or_default().push(Entry { rank, matcher, rule: rule.clone() });
+        http.entries.entry(host.clone()).or_default().push(Entry { rank, matcher, rule: rule.clone() });
+        http.changed.insert(host.clone());
+        self.note(rule);
+    }
+
+    /// Takes back every match of `rule`, this very one, that was added for `host`.
+    pub fn detach(&mut self, at: ListenAddress, listener: &HostPattern, host: &HostPattern, rule: &Arc<Rule>) {
+        let Some(http) = self.listener(at, &rule.project, listener) else { return };
+        let Some(entries) = http.entries.get_mut(host) else { return };
+        let before = entries.len();
+        entries.retain(|entry| !Arc::ptr_eq(&entry.rule, rule));
+        let gone = before - entries.len();
+        if entries.is_empty() {
+            http.entries.remove(host);
+        }
+        http.changed.insert(host.clone());
+        for id in fleets(rule).map(id_of) {
+            if let btree_map::Entry::Occupied(mut known) = self.fleets.entry(id) {
+                known.get_mut().1 = known.get().1.saturating_sub(gone);
+                if known.get().1 == 0 {
+                    known.remove();
+                }
+            }
+        }
+    }
+
+    fn listener(
+        &mut self,
+        at: ListenAddress,
+        project: &ProjectName,
+        hostname: &HostPattern,
+    ) -> Option<&mut HttpBuilder> {
+        self.ports.get_mut(&at)?.http.get_mut(&(project.clone(), hostname.clone()))
     }
 
     /// Lets `rule` serve `host` on a TLS listener that was given before; the first rule of a host stays.
@@ -422,39 +475,61 @@ impl TableBuilder {
     }
 
     fn note(&mut self, rule: &Rule) {
-        for backend in &rule.backends {
-            if let Target::Fleet(fleet) = &backend.target {
-                self.fleets.entry(Arc::as_ptr(fleet).addr()).or_insert_with(|| fleet.clone());
-            }
+        for fleet in fleets(rule) {
+            self.fleets.entry(id_of(fleet)).or_insert_with(|| (fleet.clone(), 0)).1 += 1;
         }
     }
 
-    /// Sorts everything into its final order.
-    #[must_use]
-    pub fn build(self) -> Table {
-        let ports = self.ports.into_iter().map(|(at, port)| (at, port.build())).collect();
-        let fleets = self.fleets.into_values().collect();
-        Table { ports, datagrams: self.datagrams, clients: self.clients, fleets }
+    /// The table as of now. Costs what has changed since the last one, and little for each hostname of a listener that has.
+    pub fn build(&mut self) -> Table {
+        let ports = self.ports.iter_mut().map(|(&at, port)| (at, port.build())).collect();
+        let fleets = self.fleets.values().map(|(fleet, _)| fleet.clone()).collect();
+        Table { ports, datagrams: self.datagrams.clone(), clients: self.clients.clone(), fleets }
+    }
+}
+
+fn fleets(rule: &Rule) -> impl Iterator<Item = &Arc<Fleet>> {
+    rule.backends.iter().filter_map(|backend| match &backend.target {
+        Target::Fleet(fleet) => Some(fleet),
+        _ => None,
+    })
+}
+
+fn id_of(fleet: &Arc<Fleet>) -> usize {
+    Arc::as_ptr(fleet).addr()
+}
+
+impl HttpBuilder {
+    fn build(&mut self) -> Arc<PathsByHost> {
+        if !self.changed.is_empty() {
+            let built = Arc::make_mut(&mut self.built);
+            for host in std::mem::take(&mut self.changed) {
+                match self.entries.get(&host) {
+                    Some(entries) => drop(built.insert(host, Arc::new(Paths::new(entries.clone())))),
+                    None => drop(built.remove(&host)),
+                }
+            }
+        }
+        self.built.clone()
     }
 }
 
 impl PortBuilder {
-    fn build(self) -> Port {
-        let mut projects: BTreeMap<ProjectName, BTreeMap<HostPattern, HostMap<Paths>>> = BTreeMap::new();
-        for ((project, hostname), hosts) in self.http {
-            let hosts = hosts.into_iter().map(|(host, entries)| (host, Paths::new(entries))).collect();
-            projects.entry(project).or_default().insert(hostname, hosts);
+    fn build(&mut self) -> Port {
+        let mut projects: BTreeMap<ProjectName, BTreeMap<HostPattern, Arc<PathsByHost>>> = BTreeMap::new();
+        for ((project, hostname), http) in &mut self.http {
+            projects.entry(project.clone()).or_default().insert(hostname.clone(), http.build());
         }
         let clients = of_hosts(&projects, &self.clients);
         let projects = projects.into_iter().map(|(project, listeners)| (project, listeners.into())).collect();
-        let owners: HostMap<ProjectName> = self.owners.into();
+        let owners = self.owners.clone();
         match self.speaks {
-            Speaks::Tcp | Speaks::Udp => Port::Stream(self.stream),
+            Speaks::Tcp | Speaks::Udp => Port::Stream(self.stream.clone()),
             Speaks::Http => Port::Http(Http { owners, projects, clients }),
             Speaks::Tls => {
                 let passes_streams = self.tls.iter().any(|tls| tls.rules.is_some());
                 let (mut of_project, mut all) = (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::new());
-                for tls in self.tls {
+                for tls in &self.tls {
                     let (project, hostname) = (tls.project.clone(), tls.hostname.clone());
                     let settings = self.clients.get(&(project.clone(), hostname.clone())).cloned();
                     let listener = Arc::new(tls.build(settings));
@@ -462,7 +537,7 @@ impl PortBuilder {
                     of_project.entry(project).or_default().entry(hostname).or_insert(listener);
                 }
                 let of_project = of_project.into_iter().map(|(project, listeners)| (project, listeners.into()));
-                let https = Http { owners: HostMap::default(), projects, clients: BTreeMap::new() };
+                let https = Http { owners: Arc::default(), projects, clients: BTreeMap::new() };
                 let (projects, has_clients) = (of_project.collect(), !self.clients.is_empty());
                 Port::Tls(Box::new(Tls { owners, projects, all: all.into(), https, passes_streams, has_clients }))
             }
@@ -485,12 +560,12 @@ fn of_hosts<T>(
 }
 
 impl TlsBuilder {
-    fn build(self, clients: Option<Arc<ClientSettings>>) -> TlsListener {
-        let serves = match self.rules {
-            None => TlsServes::Http(self.tls.unwrap_or_default()),
-            Some(rules) => TlsServes::Stream { tls: self.tls, rules: rules.into() },
+    fn build(&self, clients: Option<Arc<ClientSettings>>) -> TlsListener {
+        let serves = match &self.rules {
+            None => TlsServes::Http(self.tls.clone().unwrap_or_default()),
+            Some(rules) => TlsServes::Stream { tls: self.tls.clone(), rules: rules.clone().into() },
         };
-        TlsListener { project: self.project, hostname: self.hostname, serves, clients }
+        TlsListener { project: self.project.clone(), hostname: self.hostname.clone(), serves, clients }
     }
 }
 
@@ -585,5 +660,41 @@ mod tests {
         assert_eq!(select(&table, "a.com", "/y"), Err(Miss::Rule));
         assert_eq!(select(&Table::default(), "a.com", "/x"), Err(Miss::Host));
         assert_eq!(table.listens().collect::<Vec<_>>(), [(ListenAddress::shared(80), Speaks::Http)]);
+    }
+    #[test]
+    fn rules_and_owners_come_and_go_between_tables_and_the_rest_is_shared() {
+        let at = ListenAddress::shared(80);
+        let mut builder = TableBuilder::default();
+        attach(&mut builder, "stays", "p", "", "a.com", "/");
+        let first = builder.build();
+        let rule = Arc::new(Rule::new(project("p"), "comes".into(), vec![]));
+        let matcher = Matcher::new(PathMatcher::prefix("/").unwrap());
+        for host in ["b.com", "c.com"] {
+            builder.owner(at, &pattern(host), &rule.project);
+            builder.attach(Attachment {
+                at,
+                listener: &pattern(""),
+                host: &pattern(host),
+                matcher: matcher.clone(),
+                created: 0,
+                position: (0, 0),
+                rule: &rule,
+            });
+        }
+        let second = builder.build();
+        builder.detach(at, &pattern(""), &pattern("b.com"), &rule);
+        builder.disown(at, &pattern("b.com"));
+        let third = builder.build();
+        let seen = |table| ["a.com", "b.com", "c.com"].map(|host| select(table, host, "/").map(str::to_owned).ok());
+        let (stays, comes) = (Some("stays".to_owned()), Some("comes".to_owned()));
+        assert_eq!(seen(&first), [stays.clone(), None, None]);
+        assert_eq!(seen(&second), [stays.clone(), comes.clone(), comes.clone()]);
+        assert_eq!(seen(&third), [stays, None, comes]);
+        let paths = |table: &Table| {
+            let Some(Port::Http(http)) = table.port(at) else { panic!("no HTTP") };
+            let listener = http.projects[&project("p")].get(&HostPattern::Any).unwrap();
+            listener.get(&pattern("a.com")).unwrap().clone()
+        };
+        assert!(Arc::ptr_eq(&paths(&first), &paths(&third)), "nothing of a.com was made again");
     }
 }

@@ -18,8 +18,7 @@ use super::{
     is_gateway_group,
     listeners::{PlacedListener, Serves},
     namespace_of,
-    owners::Owners,
-    routes::{Attached, Compiled, Outcome, Parent},
+    routes::{Attached, Compiled, InTable, Outcome, Parent},
     unbuilt::GatewayPlace,
 };
 use crate::route::{
@@ -59,27 +58,31 @@ impl<'g, 'a> Parents<'g, 'a> {
     }
 
     /// Whether a reference is ours to speak of: neither of another group, nor to what another controller serves.
-    fn are_ours(&self, route: &Compiled<'a>, reference: &'a ParentReference) -> bool {
+    fn are_ours(&self, route: &Compiled, reference: &ParentReference) -> bool {
         let kind = match reference.kind.as_deref() {
             None | Some("Gateway") => Kind::Gateway,
             Some("ListenerSet") => Kind::ListenerSet,
             Some(_) => return is_gateway_group(reference.group.as_deref()),
         };
+        // Its keys may live longer than what they are compared with.
+        let foreign: &BTreeSet<(Kind, &ProjectName, Place<'_>)> = &self.foreign;
         let place = place_of(reference, route);
-        is_gateway_group(reference.group.as_deref()) && !self.foreign.contains(&(kind, route.project, place))
+        is_gateway_group(reference.group.as_deref()) && !foreign.contains(&(kind, &route.project, place))
     }
 
     /// The Gateway, and the ListenerSet if it is one, that a reference leads to.
-    fn find(&self, route: &Compiled<'a>, reference: &'a ParentReference) -> Result<(usize, Option<usize>), String> {
+    fn find(&self, route: &Compiled, reference: &ParentReference) -> Result<(usize, Option<usize>), String> {
+        let by_place: &BTreeMap<(&ProjectName, Place<'_>), usize> = &self.by_place;
+        let sets: &BTreeMap<(&ProjectName, Place<'_>), (usize, usize)> = &self.sets;
         let place = place_of(reference, route);
         let missing = |kind: &str| format!("{kind} {place} does not exist");
         match reference.kind.as_deref().unwrap_or("Gateway") {
             "Gateway" => {
-                let found = self.by_place.get(&(route.project, place.clone()));
+                let found = by_place.get(&(&route.project, place.clone()));
                 found.map(|&gateway| (gateway, None)).ok_or_else(|| missing("Gateway"))
             }
             "ListenerSet" => {
-                let found = self.sets.get(&(route.project, place.clone()));
+                let found = sets.get(&(&route.project, place.clone()));
                 let &(gateway, set) = found.ok_or_else(|| missing("ListenerSet"))?;
                 match &self.gateways[gateway].sets[set].trouble {
                     Some(trouble) => Err(format!("ListenerSet {place} is not accepted: {}", trouble.message)),
@@ -91,7 +94,7 @@ impl<'g, 'a> Parents<'g, 'a> {
     }
 
     /// Reasons come in upstream's order: parent, section and port, permission, hostnames.
-    fn outcome(&self, route: &Compiled<'a>, reference: &'a ParentReference) -> Outcome {
+    fn outcome(&self, route: &Compiled, reference: &ParentReference) -> Outcome {
         let refused = |reason, message: String| Outcome::Refused { reason, message };
         let (index, set) = match self.find(route, reference) {
             Ok(found) => found,
@@ -106,7 +109,7 @@ impl<'g, 'a> Parents<'g, 'a> {
             return refused("NoMatchingParent", message);
         }
         let kind = route.kind.info().name;
-        let allows = |placed: &PlacedListener<'_>| placed.allows(kind, route.place.namespace, gateway.objects);
+        let allows = |placed: &PlacedListener<'_>| placed.allows(kind, route.place().namespace, gateway.objects);
         let selected: Vec<_> = selected.into_iter().filter(|(_, placed)| allows(placed)).collect();
         if selected.is_empty() {
             let message = format!("no such listener of {parent} takes {kind}s of this namespace");
@@ -138,22 +141,22 @@ impl<'g, 'a> Parents<'g, 'a> {
 /// Finds what every parent reference of every route leads to.
 ///
 /// Parents of other groups, and Gateways of other controllers, are not ours to speak of.
-pub(super) fn find_listeners<'a>(snapshot: &'a Snapshot, gateways: &[Placed<'a>], routes: &mut [Compiled<'a>]) {
+pub(super) fn find_listeners(snapshot: &Snapshot, gateways: &[Placed<'_>], routes: &mut [Compiled]) {
     let parents = Parents::new(snapshot, gateways);
-    for route in &mut *routes {
-        let references: &'a [ParentReference] = route.parent_refs;
-        let ours = references.iter().filter(|reference| parents.are_ours(route, reference));
-        route.parents =
-            ours.map(|reference| Parent { reference, outcome: parents.outcome(route, reference) }).collect();
+    for route in routes {
+        let references = route.parent_refs.iter().enumerate();
+        let ours = references.filter(|(_, reference)| parents.are_ours(route, reference));
+        let found = ours.map(|(at, reference)| Parent { reference: at, outcome: parents.outcome(route, reference) });
+        let found = found.collect();
+        route.set_parents(found);
     }
-    part_http_from_grpc(routes);
 }
 
 /// Of an HTTPRoute and a GRPCRoute whose hostnames meet on a listener, it takes the older (Gateway API,
 /// `GRPCRouteSpec.hostnames`).
 ///
 /// `routes` are ordered by age.
-fn part_http_from_grpc(routes: &mut [Compiled<'_>]) {
+pub(super) fn part_http_from_grpc(routes: &mut [Compiled]) {
     let is_http = |kind: Kind| matches!(kind, Kind::HttpRoute | Kind::GrpcRoute);
     if !routes.iter().any(|route| route.kind == Kind::GrpcRoute) {
         return;
@@ -181,8 +184,8 @@ fn part_http_from_grpc(routes: &mut [Compiled<'_>]) {
     }
 }
 
-fn place_of<'a>(reference: &'a ParentReference, route: &Compiled<'a>) -> Place<'a> {
-    Place { namespace: reference.namespace.as_deref().unwrap_or(route.place.namespace), name: &reference.name }
+fn place_of<'a>(reference: &'a ParentReference, route: &'a Compiled) -> Place<'a> {
+    Place { namespace: reference.namespace.as_deref().unwrap_or(route.place().namespace), name: &reference.name }
 }
 
 /// The project's Gateways that another controller serves.
@@ -201,13 +204,8 @@ fn hosts(route: &[HostPattern], listener: &HostPattern) -> BTreeSet<HostPattern>
     route.iter().filter_map(|hostname| hostname.intersect(listener)).collect()
 }
 
-/// Puts every listener and what is attached to it into the table.
-pub(super) fn build(
-    builder: &mut TableBuilder,
-    (gateways, routes): (&[Placed<'_>], &[Compiled<'_>]),
-    owners: &Owners,
-    policies: &AllPolicies<'_>,
-) {
+/// Puts every listener into the table.
+pub(super) fn listen(builder: &mut TableBuilder, gateways: &[Placed<'_>]) {
     for gateway in gateways {
         for placed in gateway.listeners.iter().filter(|placed| placed.is_placed()) {
             for &address in &gateway.addresses.listen {
@@ -226,33 +224,50 @@ pub(super) fn build(
             }
         }
     }
-    for ((at, host), project) in owners {
-        builder.owner(*at, host, project);
-    }
-    for route in routes {
-        // Two parents, or two Gateways that share a listener's port and hostname, attach a route once.
-        let mut done = BTreeSet::new();
-        let mut variants: BTreeMap<(usize, bool, Option<usize>), Vec<Arc<Rule>>> = BTreeMap::new();
-        for at in route.attachments().filter(|at| at.owned) {
-            let gateway = &gateways[at.gateway];
-            let placed = &gateway.listeners[at.listener];
-            if placed.is_placed() && done.insert((at.at, &placed.hostname, &at.host)) {
-                let of_listener = policies.are_for(route.project).then_some(at.listener);
-                let key = (at.gateway, placed.serves == Serves::Passthrough, of_listener);
-                let rules = variants.entry(key).or_insert_with(|| {
-                    let mut rules = rules(route, gateway, placed);
-                    policies.apply(route, gateway, at.listener, &mut rules);
-                    rules
-                });
-                attach_rules(builder, (route, rules), placed, at);
+}
+
+/// Puts the rules of `route` wherever it is attached.
+pub(super) fn attach(
+    builder: &mut TableBuilder,
+    gateways: &[Placed<'_>],
+    policies: &AllPolicies<'_>,
+    route: &mut Compiled,
+) {
+    // Two parents, or two Gateways that share a listener's port and hostname, attach a route once.
+    let mut done = BTreeSet::new();
+    let mut variants: BTreeMap<(usize, bool, Option<usize>), Vec<Arc<Rule>>> = BTreeMap::new();
+    let mut in_table = Vec::new();
+    for at in route.attachments().filter(|at| at.owned) {
+        let gateway = &gateways[at.gateway];
+        let placed = &gateway.listeners[at.listener];
+        if placed.is_placed() && done.insert((at.at, &placed.hostname, &at.host)) {
+            let of_listener = policies.are_for(&route.project).then_some(at.listener);
+            let key = (at.gateway, placed.serves == Serves::Passthrough, of_listener);
+            let rules = variants.entry(key).or_insert_with(|| {
+                let mut rules = rules(route, gateway, placed);
+                policies.apply(route, gateway, at.listener, &mut rules);
+                rules
+            });
+            attach_rules(builder, (route, rules), placed, at);
+            if matches!(placed.serves, Serves::Http | Serves::Https(_)) {
+                let (listener, host, rules) = (placed.hostname.clone(), at.host.clone(), rules.clone());
+                in_table.push(InTable { at: at.at, listener, host, rules });
             }
         }
+    }
+    route.in_table = in_table;
+}
+
+/// Takes the HTTP rules of `route` out of the table.
+pub(super) fn detach(builder: &mut TableBuilder, route: &Compiled) {
+    for InTable { at, listener, host, rules } in &route.in_table {
+        rules.iter().for_each(|rule| builder.detach(*at, listener, host, rule));
     }
 }
 
 /// The route's rules as a Gateway has them: with the certificate that it shows to backends, or, where TLS passes through,
 /// without TLS of the relay's own.
-fn rules(route: &Compiled<'_>, gateway: &Placed<'_>, placed: &PlacedListener<'_>) -> Vec<Arc<Rule>> {
+fn rules(route: &Compiled, gateway: &Placed<'_>, placed: &PlacedListener<'_>) -> Vec<Arc<Rule>> {
     let rules = route.body.rules.iter().map(|compiled| &compiled.rule);
     match &gateway.identity {
         _ if placed.serves == Serves::Passthrough => rules.map(|rule| Arc::new(rule.in_the_clear())).collect(),
@@ -263,7 +278,7 @@ fn rules(route: &Compiled<'_>, gateway: &Placed<'_>, placed: &PlacedListener<'_>
 
 fn attach_rules(
     builder: &mut TableBuilder,
-    (route, rules): (&Compiled<'_>, &[Arc<Rule>]),
+    (route, rules): (&Compiled, &[Arc<Rule>]),
     placed: &PlacedListener<'_>,
     at: &Attached,
 ) {

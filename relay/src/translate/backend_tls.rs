@@ -30,7 +30,7 @@ use super::{
     generation,
     grants::End,
     mention, policies,
-    routes::Compiled,
+    routes::Routes,
 };
 use crate::route::tls::{Roots, SubjectName, UpstreamTls};
 
@@ -196,7 +196,7 @@ fn read_authorities(
 }
 
 /// What the status of every policy must say: an entry for each Gateway with a route that refers to one of its targets.
-pub(super) fn wanted(gateways: &[Placed<'_>], routes: &[Compiled<'_>], snapshot: &Snapshot) -> Vec<WantedStatus> {
+pub(super) fn wanted(gateways: &[Placed<'_>], routes: &Routes, snapshot: &Snapshot) -> Vec<WantedStatus> {
     let mut wanted = Vec::new();
     for (project, objects) in &snapshot.projects {
         if objects.backend_tls_policies.is_empty() {
@@ -236,17 +236,19 @@ fn users<'a>(
     project: &ProjectName,
     objects: &'a ProjectSnapshot,
     policies: &'a Policies<'a>,
-    routes: &[Compiled<'_>],
+    routes: &Routes,
 ) -> BTreeMap<(Referred, Place<'a>), BTreeSet<usize>> {
     let mut users: BTreeMap<_, BTreeSet<usize>> =
         policies.winners.keys().map(|target| ((target.kind, target.place.clone()), BTreeSet::new())).collect();
-    let mut gateways: BTreeMap<(Kind, &Place<'_>), BTreeSet<usize>> = BTreeMap::new();
-    for route in routes.iter().filter(|route| route.project == project) {
+    let mut gateways: BTreeMap<(Kind, Place<'_>), BTreeSet<usize>> = BTreeMap::new();
+    for route in routes.iter().filter(|route| route.project == *project) {
         let of_route = route.listeners().map(|(gateway, _)| gateway).collect();
-        gateways.insert((route.kind, &route.place), of_route);
+        gateways.insert((route.kind, route.place()), of_route);
     }
     for (kind, place, reference) in references(objects) {
-        let Some(of_route) = gateways.get(&(kind, &place)).filter(|of_route| !of_route.is_empty()) else { continue };
+        let Some(of_route) = gateways.get(&(kind, place.clone())).filter(|of_route| !of_route.is_empty()) else {
+            continue;
+        };
         let from = End { group: GROUP, kind: kind.info().name, namespace: place.namespace };
         let Ok((kind, place)) = backends::referred(objects, from, reference) else { continue };
         if let Some(known) = users.get_mut(&(kind, place)) {

@@ -28,7 +28,7 @@ use super::{
     generation,
     grants::End,
     is_gateway_group, mention, policies,
-    routes::Compiled,
+    routes::{Compiled, Routes},
     stop, traffic,
 };
 use crate::route::{target::Rule, traffic::Traffic};
@@ -172,11 +172,11 @@ impl<'a> AllPolicies<'a> {
     }
 
     /// Deals with the backends of `rules` as the policies say that are for the route, and for what it is attached to.
-    pub(super) fn apply(&self, route: &Compiled<'_>, gateway: &Placed<'_>, listener: usize, rules: &mut [Arc<Rule>]) {
-        let Some(policies) = self.0.get(route.project) else { return };
+    pub(super) fn apply(&self, route: &Compiled, gateway: &Placed<'_>, listener: usize, rules: &mut [Arc<Rule>]) {
+        let Some(policies) = self.0.get(&route.project) else { return };
         let of_listener = policies.of_listener(gateway, listener);
         for (compiled, rule) in route.body.rules.iter().zip(rules) {
-            let of_route = policies.of_route(route.kind, &route.place, compiled.name.as_deref());
+            let of_route = policies.of_route(route.kind, &route.place(), compiled.name.as_deref());
             let merged = of_route.zip(of_listener).and_then(|(route, listener)| merge(route, listener));
             let (of_route, of_listener) = (of_route.map(Policy::settings), of_listener.map(Policy::settings));
             let of_route = merged.as_ref().or(of_route.flatten());
@@ -187,14 +187,14 @@ impl<'a> AllPolicies<'a> {
             };
             for backend in &mut Arc::make_mut(rule).backends {
                 let name = backend.name.clone();
-                backend.target.deal((route.project, &name), traffic, join);
+                backend.target.deal((&route.project, &name), traffic, join);
             }
         }
     }
 }
 
 /// What the status of every policy must say: an entry for each Gateway that one of its targets is, or is used by.
-pub(super) fn wanted(gateways: &[Placed<'_>], routes: &[Compiled<'_>], snapshot: &Snapshot) -> Vec<WantedStatus> {
+pub(super) fn wanted(gateways: &[Placed<'_>], routes: &Routes, snapshot: &Snapshot) -> Vec<WantedStatus> {
     let mut wanted = Vec::new();
     for (project, policies) in AllPolicies::new(snapshot).0 {
         let objects = &snapshot.projects[project];
@@ -228,7 +228,7 @@ fn users<'a>(
     project: &ProjectName,
     objects: &'a ProjectSnapshot,
     gateways: &'a [Placed<'_>],
-    routes: &'a [Compiled<'_>],
+    routes: &'a Routes,
 ) -> BTreeMap<(Kind, Place<'a>), BTreeSet<usize>> {
     let mut users: BTreeMap<(Kind, Place<'_>), BTreeSet<usize>> = BTreeMap::new();
     for (index, gateway) in gateways.iter().enumerate().filter(|(_, gateway)| gateway.project == project) {
@@ -237,9 +237,9 @@ fn users<'a>(
             users.entry((Kind::ListenerSet, set.place.clone())).or_default().insert(index);
         }
     }
-    for route in routes.iter().filter(|route| route.project == project) {
+    for route in routes.iter().filter(|route| route.project == *project) {
         let of_route = route.listeners().map(|(gateway, _)| gateway);
-        users.entry((route.kind, route.place.clone())).or_default().extend(of_route);
+        users.entry((route.kind, route.place())).or_default().extend(of_route);
     }
     for (kind, place, reference) in backend_tls::references(objects) {
         let from = End { group: GROUP, kind: kind.info().name, namespace: place.namespace };

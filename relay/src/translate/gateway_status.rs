@@ -16,18 +16,21 @@ use super::{
     generation,
     listeners::{PlacedListener, Serves},
     mention,
-    routes::Compiled,
+    routes::Routes,
 };
 
 /// How many routes are attached to each listener, by the indices of Gateway and listener.
 type Counts = BTreeMap<(usize, usize), usize>;
 
 /// What must be said of Gateways, ours and those whose class nobody knows, and of their ListenerSets.
-pub(super) fn wanted(gateways: &[Placed<'_>], routes: &[Compiled<'_>], snapshot: &Snapshot) -> Vec<WantedStatus> {
-    let mut counts = Counts::new();
-    for route in routes {
-        let attached: BTreeSet<(usize, usize)> = route.listeners().collect();
-        attached.into_iter().for_each(|at| *counts.entry(at).or_default() += 1);
+pub(super) fn wanted(gateways: &[Placed<'_>], routes: &Routes, snapshot: &Snapshot) -> Vec<WantedStatus> {
+    let (mut counts, mut of_route) = (Counts::new(), Vec::new());
+    for route in routes.iter() {
+        of_route.clear();
+        of_route.extend(route.listeners());
+        of_route.sort_unstable();
+        of_route.dedup();
+        of_route.iter().for_each(|&at| *counts.entry(at).or_default() += 1);
     }
     let mut wanted = Vec::new();
     for (index, gateway) in gateways.iter().enumerate() {

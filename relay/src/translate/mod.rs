@@ -21,6 +21,7 @@ mod gateway_status;
 mod gateways;
 mod grants;
 pub mod infrastructure;
+mod joined;
 mod listeners;
 mod owners;
 mod policies;
@@ -66,7 +67,7 @@ pub use self::{
 };
 use crate::{
     proxy::may_dial::DialPolicy,
-    route::table::{ListenAddress, Table, TableBuilder},
+    route::table::{ListenAddress, Table},
 };
 
 /// Everything that routing is decided from, at one revision of the store.
@@ -95,8 +96,9 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Translation {
     pub table: Arc<Table>,
-    /// One entry per object that is ours to speak of, ordered by project, kind, namespace and name.
-    pub wanted: Vec<WantedStatus>,
+    /// One entry per object that is ours to speak of, ordered by project, kind, namespace and name. Of a route that stays
+    /// as it is, it is the very entry of the translation before.
+    pub wanted: Vec<Arc<WantedStatus>>,
     /// What must be there beside the Gateways.
     pub services: Vec<WantedService>,
     /// To be handed into the next translation.
@@ -191,7 +193,7 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings) -> Translation {
 /// [`translate`] makes of the snapshot alone.
 #[derive(Debug, Default)]
 pub struct Translator {
-    bodies: routes::Bodies,
+    joined: joined::Joined,
 }
 
 impl Translator {
@@ -202,17 +204,9 @@ impl Translator {
     }
 
     /// The first half of [`Self::translate`], so that the table can be served before anything is said of it.
-    pub fn route<'a>(&mut self, snapshot: &'a Snapshot, settings: &'a Settings) -> Routed<'a> {
-        let mut gateways = gateways::place(snapshot, settings);
-        let mut routes = routes::compile(snapshot, settings, &mut self.bodies);
-        attach::find_listeners(snapshot, &gateways, &mut routes);
-        let owners = owners::settle(&snapshot.owners, &mut gateways, &mut routes);
-        let mut builder = TableBuilder::default();
-        let policies = backend_traffic::AllPolicies::new(snapshot);
-        let clients = clients::decide(snapshot, &mut gateways);
-        attach::build(&mut builder, (&gateways, &routes), &owners, &policies);
-        clients.arrivals().for_each(|(at, settings)| builder.arrive(at, settings));
-        Routed { table: Arc::new(builder.build()), snapshot, settings, gateways, routes, clients, owners }
+    pub fn route<'a>(&'a mut self, snapshot: &'a Snapshot, settings: &'a Settings) -> Routed<'a> {
+        let (gateways, clients) = self.joined.update(snapshot, settings);
+        Routed { table: Arc::new(self.joined.table()), snapshot, settings, gateways, joined: &self.joined, clients }
     }
 }
 
@@ -223,29 +217,31 @@ pub struct Routed<'a> {
     snapshot: &'a Snapshot,
     settings: &'a Settings,
     gateways: Vec<gateways::Placed<'a>>,
-    routes: Vec<routes::Compiled<'a>>,
+    joined: &'a joined::Joined,
     clients: clients::Decided<'a>,
-    owners: Owners,
 }
 
 impl Routed<'_> {
     /// The second half of [`Translator::translate`].
     #[must_use]
     pub fn finish(self) -> Translation {
-        let Self { table, snapshot, settings, gateways, routes, clients, owners } = self;
-        let mut wanted = wanted(snapshot, settings, &gateways, &routes);
+        let Self { table, snapshot, settings, gateways, joined, clients } = self;
+        let mut wanted = wanted(snapshot, settings, &gateways, joined.routes());
         wanted.extend(clients.wanted(&gateways, snapshot));
+        let mut wanted: Vec<_> = wanted.into_iter().map(Arc::new).collect();
+        wanted.extend(joined.routes().iter().map(routes::Compiled::wanted));
         in_order(&mut wanted);
         let (services, shutdown) = (infrastructure::wanted(&gateways), proxies::shutdown(&gateways));
-        Translation { table, wanted, services, owners, shutdown }
+        Translation { table, wanted, services, owners: joined.owners().clone(), shutdown }
     }
 }
 
+/// What must be said of everything but routes, and but ClientTrafficPolicies.
 fn wanted(
     snapshot: &Snapshot,
     settings: &Settings,
     gateways: &[gateways::Placed<'_>],
-    routes: &[routes::Compiled<'_>],
+    routes: &routes::Routes,
 ) -> Vec<WantedStatus> {
     let mut wanted = Vec::new();
     for (project, objects) in &snapshot.projects {
@@ -257,13 +253,12 @@ fn wanted(
         wanted.extend(others(project, objects));
     }
     wanted.extend(gateway_status::wanted(gateways, routes, snapshot));
-    wanted.extend(routes.iter().map(routes::Compiled::wanted));
     wanted.extend(backend_tls::wanted(gateways, routes, snapshot));
     wanted.extend(backend_traffic::wanted(gateways, routes, snapshot));
     wanted
 }
 
-fn in_order(wanted: &mut [WantedStatus]) {
+fn in_order(wanted: &mut [Arc<WantedStatus>]) {
     wanted.sort_by(|a, b| {
         let of_kind = || (a.status.kind(), &a.namespace, &a.name).cmp(&(b.status.kind(), &b.namespace, &b.name));
         a.project.cmp(&b.project).then_with(of_kind)

@@ -1,8 +1,8 @@
 //! Routes of all kinds: their rules compiled, their parents as they were found, and what their status says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, OnceLock},
 };
 
 use underpass_shared::{
@@ -16,17 +16,19 @@ use underpass_shared::{
             RouteParentStatus, RouteStatus, ValueMatchType,
         },
         kind::Kind,
-        metadata::Metadata,
+        metadata::{Metadata, Resource},
         stream_route::StreamRoute,
     },
 };
 
 use super::{
-    Place, Settings, Snapshot, Status, WantedStatus,
+    Place, ProjectSnapshot, Settings, Snapshot, Status, WantedStatus,
     backends::{self, Unresolved},
     conditions, created,
     filters::{self, FilterError},
-    generation, sessions, stop,
+    sessions,
+    snapshot::Version,
+    stop,
 };
 use crate::route::{
     host::HostPattern,
@@ -35,21 +37,46 @@ use crate::route::{
     target::{Answers, Rule},
 };
 
-/// A route made ready to be attached.
+/// A route made ready to be attached, and where it is.
 #[derive(Debug)]
-pub(super) struct Compiled<'a> {
-    pub project: &'a ProjectName,
-    pub place: Place<'a>,
-    pub created: i64,
+pub(super) struct Compiled {
+    pub project: ProjectName,
     pub kind: Kind,
-    pub metadata: &'a Metadata,
-    pub parent_refs: &'a [ParentReference],
-    pub body: Arc<Body>,
+    namespace: Box<str>,
+    name: Box<str>,
+    /// What it was made of.
+    version: RouteVersion,
+    pub created: i64,
+    pub parent_refs: Vec<ParentReference>,
+    pub body: Body,
     /// One per declared parent that is ours.
-    pub parents: Vec<Parent<'a>>,
+    pub parents: Vec<Parent>,
+    /// The HTTP rules that the table has of it.
+    pub in_table: Vec<InTable>,
+    /// What must be said of it, once somebody has asked.
+    status: OnceLock<Arc<WantedStatus>>,
+    /// The last time that it was seen in a snapshot: see [`Routes::taken`].
+    seen: u64,
 }
 
-/// What does not depend on where a route is attached: it is kept while the route and its targets stay as they are.
+/// The route as it was written, and everything that its rules may refer to.
+#[derive(Debug, PartialEq)]
+struct RouteVersion {
+    uid: Option<String>,
+    generation: Option<i64>,
+    targets: Version,
+}
+
+/// Rules as they stand in the table, for one hostname of one listener.
+#[derive(Debug)]
+pub(super) struct InTable {
+    pub at: ListenAddress,
+    pub listener: HostPattern,
+    pub host: HostPattern,
+    pub rules: Vec<Arc<Rule>>,
+}
+
+/// What does not depend on where a route is attached.
 #[derive(Debug, Default)]
 pub(super) struct Body {
     /// What the route says it serves; never empty, unless every hostname was unreadable.
@@ -57,23 +84,6 @@ pub(super) struct Body {
     pub rules: Vec<CompiledRule>,
     problems: Vec<String>,
     unresolved: Vec<Unresolved>,
-}
-
-/// The bodies of the last translation, by project, kind and place.
-#[derive(Debug, Default)]
-pub(super) struct Bodies(BTreeMap<ProjectName, BodiesByPlace>);
-
-type BodiesByPlace = BTreeMap<(Kind, Box<str>, Box<str>), Kept>;
-
-/// A body, and what it was made of: the route's uid and generation, and the version of its possible targets.
-#[derive(Debug)]
-struct Kept {
-    uid: Option<String>,
-    generation: Option<i64>,
-    targets: u64,
-    /// As in [`Compiled::created`], so that the text is read once.
-    created: i64,
-    body: Arc<Body>,
 }
 
 #[derive(Debug)]
@@ -87,8 +97,9 @@ pub(super) struct CompiledRule {
 
 /// A parent reference of a route and what became of it.
 #[derive(Debug)]
-pub(super) struct Parent<'a> {
-    pub reference: &'a ParentReference,
+pub(super) struct Parent {
+    /// Index among the route's references.
+    pub reference: usize,
     pub outcome: Outcome,
 }
 
@@ -111,76 +122,125 @@ pub(super) struct Attached {
     pub owned: bool,
 }
 
-/// All routes, compiled; their parents are still to be found. Takes from `bodies` what is still right, and leaves there
-/// what the next translation may take.
-pub(super) fn compile<'a>(snapshot: &'a Snapshot, settings: &'a Settings, bodies: &mut Bodies) -> Vec<Compiled<'a>> {
-    let mut routes = Vec::new();
-    let mut before = std::mem::take(&mut bodies.0);
-    for (project, objects) in &snapshot.projects {
-        let before = before.remove(project).unwrap_or_default();
-        let mut compiler = Compiler {
-            index: backends::Index::new(project, objects, settings),
-            before,
-            kept: BTreeMap::new(),
-            routes: &mut routes,
-        };
-        for route in &objects.routes {
-            let (kind, parents) = (Kind::HttpRoute, &route.spec.parent_refs);
-            compiler.add(kind, &route.metadata, parents, |index| http_body(index, route));
-        }
-        for route in &objects.grpc_routes {
-            let (kind, parents) = (Kind::GrpcRoute, &route.spec.parent_refs);
-            compiler.add(kind, &route.metadata, parents, |index| grpc_body(index, route));
-        }
-        let streams = [
-            (Kind::TlsRoute, &objects.tls_routes),
-            (Kind::TcpRoute, &objects.tcp_routes),
-            (Kind::UdpRoute, &objects.udp_routes),
-        ];
-        for (kind, of_kind) in streams {
-            for route in of_kind {
-                let body = |index: &_| stream_body(index, kind, route);
-                compiler.add(kind, &route.metadata, &route.spec.parent_refs, body);
+/// The routes of the last translation, which the next one goes on from.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    all: BTreeMap<(ProjectName, Kind), ByPlace>,
+    /// Counts the snapshots.
+    taken: u64,
+}
+
+/// By namespace and name.
+type ByPlace = HashMap<Box<str>, HashMap<Box<str>, Compiled>>;
+
+/// How a snapshot differs from the one before: of a route that is another now, both versions.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub gone: Vec<Compiled>,
+    /// Compiled, and not in [`Routes`] yet; their parents are still to be found.
+    pub new: Vec<Compiled>,
+}
+
+impl Routes {
+    /// Takes out the routes that are not in `snapshot` as they are here, and compiles those that are new there.
+    pub(super) fn take_in(&mut self, snapshot: &Snapshot, settings: &Settings) -> Changes {
+        self.taken += 1;
+        let mut changes = Changes::default();
+        for (project, objects) in &snapshot.projects {
+            let mut taker = Taker { routes: self, project, objects, settings, index: None, new: &mut changes.new };
+            taker.take(Kind::HttpRoute, &objects.routes, |spec| &spec.parent_refs, http_body);
+            taker.take(Kind::GrpcRoute, &objects.grpc_routes, |spec| &spec.parent_refs, grpc_body);
+            let streams = [
+                (Kind::TlsRoute, &objects.tls_routes),
+                (Kind::TcpRoute, &objects.tcp_routes),
+                (Kind::UdpRoute, &objects.udp_routes),
+            ];
+            for (kind, of_kind) in streams {
+                taker.take(kind, of_kind, |spec| &spec.parent_refs, |index, route| stream_body(index, kind, route));
             }
         }
-        let kept = compiler.kept;
-        bodies.0.insert(project.clone(), kept);
+        let taken = self.taken;
+        for of_namespace in self.all.values_mut().flat_map(HashMap::values_mut) {
+            let gone = of_namespace.extract_if(|_, route| route.seen != taken);
+            changes.gone.extend(gone.map(|(_, route)| route));
+        }
+        changes
     }
-    routes.sort_by(|a, b| (a.created, a.project, &a.place, a.kind).cmp(&(b.created, b.project, &b.place, b.kind)));
-    routes
+
+    pub(super) fn insert(&mut self, mut route: Compiled) {
+        route.seen = self.taken;
+        let of_kind = self.all.entry((route.project.clone(), route.kind)).or_default();
+        of_kind.entry(route.namespace.clone()).or_default().insert(route.name.clone(), route);
+    }
+
+    /// Takes all routes out.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Compiled> {
+        std::mem::take(&mut self.all).into_values().flat_map(HashMap::into_values).flat_map(HashMap::into_values)
+    }
+
+    /// In any order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Compiled> {
+        self.all.values().flat_map(HashMap::values).flat_map(HashMap::values)
+    }
 }
 
-struct Compiler<'a, 'r> {
-    index: backends::Index<'a>,
-    before: BodiesByPlace,
-    kept: BodiesByPlace,
-    routes: &'r mut Vec<Compiled<'a>>,
+/// Takes in the routes of one project.
+struct Taker<'a, 'r> {
+    routes: &'r mut Routes,
+    project: &'a ProjectName,
+    objects: &'a ProjectSnapshot,
+    settings: &'a Settings,
+    /// Made for the first route that is compiled.
+    index: Option<backends::Index<'a>>,
+    new: &'r mut Vec<Compiled>,
 }
 
-impl<'a> Compiler<'a, '_> {
-    fn add(
+impl<'a> Taker<'a, '_> {
+    fn take<Spec, Status>(
         &mut self,
         kind: Kind,
-        metadata: &'a Metadata,
-        parent_refs: &'a [ParentReference],
-        make: impl FnOnce(&backends::Index<'a>) -> Body,
+        written: &'a [Resource<Spec, Status>],
+        parent_refs: impl Fn(&Spec) -> &[ParentReference],
+        make: impl Fn(&backends::Index<'a>, &'a Resource<Spec, Status>) -> Body,
     ) {
-        let place = Place::of(metadata);
-        let key = (kind, place.namespace.into(), place.name.into());
-        let targets = self.index.objects.targets_version;
-        let is_right =
-            |kept: &Kept| kept.targets == targets && kept.generation == metadata.generation && kept.uid == metadata.uid;
-        let kept = self.before.remove(&key).filter(is_right).unwrap_or_else(|| Kept {
-            uid: metadata.uid.clone(),
-            generation: metadata.generation,
-            targets,
-            created: created(metadata),
-            body: Arc::new(make(&self.index)),
-        });
-        let (body, created) = (kept.body.clone(), kept.created);
-        self.kept.insert(key, kept);
-        let (project, parents) = (self.index.project, Vec::new());
-        self.routes.push(Compiled { project, place, created, kind, metadata, parent_refs, body, parents });
+        if written.is_empty() {
+            return;
+        }
+        let known = self.routes.all.entry((self.project.clone(), kind)).or_default();
+        for route in written {
+            let (metadata, Place { namespace, name }) = (&route.metadata, Place::of(&route.metadata));
+            let known = known.get_mut(namespace).and_then(|of_namespace| of_namespace.get_mut(name));
+            if let Some(known) = known.filter(|known| known.version.is(metadata, &self.objects.targets)) {
+                known.seen = self.routes.taken;
+                continue;
+            }
+            let index =
+                self.index.get_or_insert_with(|| backends::Index::new(self.project, self.objects, self.settings));
+            self.new.push(Compiled {
+                project: self.project.clone(),
+                kind,
+                namespace: namespace.into(),
+                name: name.into(),
+                version: RouteVersion::of(metadata, &self.objects.targets),
+                created: created(metadata),
+                parent_refs: parent_refs(&route.spec).to_vec(),
+                body: make(index, route),
+                parents: Vec::new(),
+                in_table: Vec::new(),
+                status: OnceLock::new(),
+                seen: 0,
+            });
+        }
+    }
+}
+
+impl RouteVersion {
+    fn of(metadata: &Metadata, targets: &Version) -> Self {
+        Self { uid: metadata.uid.clone(), generation: metadata.generation, targets: targets.clone() }
+    }
+
+    fn is(&self, metadata: &Metadata, targets: &Version) -> bool {
+        self.generation == metadata.generation && self.uid == metadata.uid && self.targets == *targets
     }
 }
 
@@ -385,7 +445,22 @@ fn compile_value(written: &HttpValueMatch) -> Result<ValueMatcher, MatchError> {
     }
 }
 
-impl Compiled<'_> {
+impl Compiled {
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { namespace: &self.namespace, name: &self.name }
+    }
+
+    /// Of two routes, the older counts; of two of one age, the first by this.
+    pub(super) fn age(&self) -> (i64, &ProjectName, Place<'_>, Kind) {
+        (self.created, &self.project, self.place(), self.kind)
+    }
+
+    /// Sets what was found of the parents, from which all else follows that is said of the route.
+    pub(super) fn set_parents(&mut self, parents: Vec<Parent>) {
+        self.parents = parents;
+        self.status = OnceLock::new();
+    }
+
     /// Whether nothing of the route can be served.
     pub(super) fn is_empty(&self) -> bool {
         self.body.rules.is_empty() || self.body.hostnames.is_empty()
@@ -419,18 +494,21 @@ impl Compiled<'_> {
         self.body.problems.join("; ")
     }
 
-    pub(super) fn wanted(&self) -> WantedStatus {
-        let parents = self.parents.iter().map(|parent| self.parent_status(parent)).collect();
-        WantedStatus {
-            project: self.project.clone(),
-            namespace: Some(self.place.namespace.to_owned()),
-            name: self.place.name.to_owned(),
-            status: Status::Route(self.kind, RouteStatus { parents }),
-        }
+    pub(super) fn wanted(&self) -> Arc<WantedStatus> {
+        let make = || {
+            let parents = self.parents.iter().map(|parent| self.parent_status(parent)).collect();
+            Arc::new(WantedStatus {
+                project: self.project.clone(),
+                namespace: Some((*self.namespace).to_owned()),
+                name: (*self.name).to_owned(),
+                status: Status::Route(self.kind, RouteStatus { parents }),
+            })
+        };
+        self.status.get_or_init(make).clone()
     }
 
-    fn parent_status(&self, parent: &Parent<'_>) -> RouteParentStatus {
-        let at = generation(self.metadata);
+    fn parent_status(&self, parent: &Parent) -> RouteParentStatus {
+        let (at, reference) = (self.version.generation.unwrap_or_default(), &self.parent_refs[parent.reference]);
         let accepted = match &parent.outcome {
             Outcome::Refused { reason, message } => conditions::no(at, "Accepted", reason, message),
             Outcome::Attached(attached) => match foreign_hosts(attached) {
@@ -458,9 +536,9 @@ impl Compiled<'_> {
         }
         RouteParentStatus {
             parent_ref: ParentReference {
-                group: Some(parent.reference.group.clone().unwrap_or_else(|| "gateway.networking.k8s.io".to_owned())),
-                kind: Some(parent.reference.kind.clone().unwrap_or_else(|| "Gateway".to_owned())),
-                ..parent.reference.clone()
+                group: Some(reference.group.clone().unwrap_or_else(|| "gateway.networking.k8s.io".to_owned())),
+                kind: Some(reference.kind.clone().unwrap_or_else(|| "Gateway".to_owned())),
+                ..reference.clone()
             },
             controller_name: CONTROLLER_NAME.to_owned(),
             conditions,

@@ -1,6 +1,6 @@
 //! Stored objects → what is decided from: the served fields typed, and beside them what is not served.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -89,10 +89,22 @@ pub struct ProjectSnapshot {
     pub others: Vec<(Kind, Value)>,
     /// Whole objects of the kinds above that cannot be read, and why.
     pub unreadable: Vec<(Kind, Value, String)>,
-    /// Counts the changes of everything that rules of routes may refer to.
-    pub targets_version: u64,
+    /// Of everything that rules of routes may refer to.
+    pub targets: Version,
+    /// Of everything but routes.
+    pub surroundings: Version,
     /// What objects of the kinds above say that is not served.
     pub unserved: BTreeMap<At, Vec<Unserved>>,
+}
+
+/// Stands for a state of things: equal to its copies, and to nothing else.
+#[derive(Debug, Clone, Default)]
+pub struct Version(Arc<()>);
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// An object of a project: kind, namespace, name.
@@ -190,22 +202,21 @@ impl ProjectSnapshot {
         self.unserved.remove(&(kind, place.0.to_owned(), name.to_owned()));
     }
 
-    /// Rules of routes are compiled again only when what they refer to may have changed.
+    /// Rules of routes are compiled again only when what they refer to may have changed, and joined to listeners again only
+    /// when anything but routes has.
     fn note(&mut self, kind: Kind) {
+        let is_route =
+            matches!(kind, Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute);
         let is_no_target = matches!(
             kind,
-            Kind::HttpRoute
-                | Kind::GrpcRoute
-                | Kind::TlsRoute
-                | Kind::TcpRoute
-                | Kind::UdpRoute
-                | Kind::GatewayClass
-                | Kind::Gateway
-                | Kind::ListenerSet
-                | Kind::ClientTrafficPolicy
-                | Kind::Namespace
+            Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet | Kind::ClientTrafficPolicy | Kind::Namespace
         );
-        self.targets_version += u64::from(!is_no_target);
+        if !is_route {
+            self.surroundings = Version::default();
+        }
+        if !is_route && !is_no_target {
+            self.targets = Version::default();
+        }
     }
 
     /// Takes an object that others have their say about, and we none. What cannot be read of it is not there for us.

@@ -90,7 +90,7 @@ fn settings() -> Settings {
 
 fn snapshot(projects: impl IntoIterator<Item = (&'static str, ProjectSnapshot)>) -> Snapshot {
     let projects = projects.into_iter().map(|(name, objects)| (name.parse().unwrap(), objects)).collect();
-    Snapshot { projects, owners: Owners::new() }
+    Snapshot { projects, owners: Owners::default() }
 }
 
 fn one(objects: ProjectSnapshot) -> Translation {

@@ -334,7 +334,7 @@ proptest! {
             let _ = found::warnings(*kind, object);
         }
         for wanted in translation.wanted {
-            let mut status = wanted.status;
+            let mut status = wanted.status.clone();
             let current = Status::Other(status.kind(), named.first().map_or(Value::Null, |(_, object)| object.clone()));
             status.keep_times(Some(&current), "now");
         }
