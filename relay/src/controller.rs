@@ -33,7 +33,7 @@ use crate::{
         Store,
         object::{Object, Objects},
     },
-    translate::{Settings, Shutdown, Translation, Translator, WantedService, WantedStatus},
+    translate::{self, Settings, Shutdown, Translation, Translator, WantedService, WantedStatus},
     tunnel::Tunnels,
 };
 
@@ -207,6 +207,7 @@ impl Controller {
             routed = self.translator.route(&self.intake.snapshot, &self.settings);
         }
         let replaced = self.gateway.routing.publish(routed.table.clone());
+        self.tunnels.set_consent(translate::consent(&self.intake.snapshot));
         let Translation { wanted, services, owners, shutdown, .. } = routed.finish();
         let forgotten = std::mem::replace(&mut self.wanted, wanted);
         // To give back what ten thousand routes hold takes longer than a round may.

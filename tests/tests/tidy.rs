@@ -19,6 +19,7 @@ const PURE: &[&str] = &[
     "relay/src/schema",
     "relay/src/translate",
     "relay/src/store/state.rs",
+    "relay/src/tunnel/consent.rs",
     "relay/src/collector/plan.rs",
     "relay/src/api/status.rs",
     "relay/src/api/verbs/pipeline.rs",

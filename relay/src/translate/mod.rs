@@ -31,6 +31,7 @@ mod services;
 mod sessions;
 mod snapshot;
 mod traffic;
+mod tunnel_nodes;
 pub mod unbuilt;
 pub mod unserved;
 
@@ -53,7 +54,6 @@ use underpass_shared::{
         http_route::RouteStatus,
         kind::{Kind, Scope},
         metadata::Metadata,
-        tunnel_node::TunnelNode,
     },
 };
 
@@ -64,6 +64,7 @@ pub use self::{
     owners::Owners,
     proxies::{DRAIN_MAX, Shutdown},
     snapshot::{At, KINDS_READ, ProjectSnapshot},
+    tunnel_nodes::consent,
 };
 use crate::{
     proxy::may_dial::DialPolicy,
@@ -248,7 +249,7 @@ fn wanted(
         let classes = objects.gateway_classes.iter().filter(is_ours);
         wanted.extend(classes.map(|class| gateway_classes::wanted(project, objects, class)));
         wanted.extend(objects.backends.iter().map(|backend| backends::wanted(project, objects, backend, settings)));
-        wanted.extend(objects.nodes.iter().map(|node| tunnel_node(project, objects, node)));
+        wanted.extend(objects.nodes.iter().map(|node| tunnel_nodes::wanted(project, objects, node)));
         wanted.extend(extensions::wanted(project, objects));
         wanted.extend(others(project, objects));
     }
@@ -289,36 +290,6 @@ fn mention(message: &str, found: &[Unserved]) -> String {
     match harmless.peek() {
         None => message.to_owned(),
         Some(_) => format!("{message}; {}", unserved::sentence(harmless)),
-    }
-}
-
-/// The condition of each field of a node that nothing acts on.
-const NODE_FIELDS: &[(&str, &str, &str)] = &[
-    (
-        "spec.egressGateway",
-        "EgressGateway",
-        "traffic from the node to the internet is not supported yet; everything else of the node works",
-    ),
-    ("spec.routes", "Routes", "networks behind the node are not supported yet; only its own ports can be reached"),
-    ("spec.allowFrom", "AllowFrom", "traffic between nodes is not supported yet; only gateways can reach the node"),
-    (
-        "spec.defaultUpstream",
-        "DefaultUpstream",
-        "a default upstream is not supported yet; traffic goes to its own port",
-    ),
-];
-
-fn tunnel_node(project: &ProjectName, objects: &ProjectSnapshot, node: &TunnelNode) -> WantedStatus {
-    let at = generation(&node.metadata);
-    let found = objects.unserved(Kind::TunnelNode, &node.metadata);
-    let fields = NODE_FIELDS.iter().filter(|(path, _, _)| found.iter().any(|field| field.path.starts_with(path)));
-    WantedStatus {
-        project: project.clone(),
-        namespace: None,
-        name: node.metadata.name.clone(),
-        status: Status::TunnelNode(
-            fields.map(|(_, kind, message)| conditions::no(at, kind, "NotSupported", *message)).collect(),
-        ),
     }
 }
 

@@ -8,6 +8,7 @@ use underpass_shared::resource::{
     condition::ConditionStatus,
     gateway::Gateway,
     http_route::{HttpRoute, RouteParentStatus},
+    tunnel_node::TunnelNode,
 };
 
 use super::*;
@@ -26,6 +27,7 @@ mod incremental;
 mod listeners;
 mod proxies;
 mod sessions;
+mod tunnel_nodes;
 mod unserved;
 
 const GROUP: &str = "gateway.networking.k8s.io/v1";

@@ -1,9 +1,10 @@
 //! Tunnels: the sessions that agents hold with this relay, and how a request reaches a service behind one.
 //!
 //! Journey A crosses here from `proxy/upstream` to a QUIC stream, or to packets for an agent that takes no streams.
-//! Pure parts: `registry` (who is where) and `packets` (what may go where).
+//! Pure parts: `registry` (who is where), `consent` (who may reach whom) and `packets` (what may go where).
 
 mod accept;
+pub mod consent;
 mod flow;
 mod packets;
 pub mod registry;
@@ -36,6 +37,7 @@ pub use self::{
     packets::Drop,
 };
 use self::{
+    consent::Consent,
     packets::{Ledger, Route},
     registry::{Admission, Entry, Registry, SessionId},
     session::{Cut, Session},
@@ -97,6 +99,7 @@ struct Shared {
     stacks: RwLock<BTreeMap<ProjectName, Arc<Stack>>>,
     ledger: Ledger,
     changes: watch::Sender<u64>,
+    consent: watch::Sender<Arc<Consent>>,
     runtime: Handle,
 }
 
@@ -109,6 +112,7 @@ impl Tunnels {
             stacks: RwLock::default(),
             ledger: Ledger::default(),
             changes: watch::Sender::new(0),
+            consent: watch::Sender::default(),
             runtime,
         };
         Self { shared: Arc::new(shared) }
@@ -191,6 +195,25 @@ impl Tunnels {
                 entry.session.cut(Cut::Deleted);
             }
         }
+    }
+
+    /// What nodes have consented to from now on; until the first time, to nothing.
+    ///
+    /// Whoever waits on [`Self::consent`] hears of it, and only when something is different.
+    pub fn set_consent(&self, consent: Consent) {
+        self.shared.consent.send_if_modified(|current| {
+            let differs = **current != consent;
+            if differs {
+                *current = Arc::new(consent);
+            }
+            differs
+        });
+    }
+
+    /// What nodes have consented to, now and whenever it changes.
+    #[must_use]
+    pub fn consent(&self) -> watch::Receiver<Arc<Consent>> {
+        self.shared.consent.subscribe()
     }
 
     /// Counts a packet that was not delivered.
