@@ -4,6 +4,7 @@
 //! `stop_stream` when it cannot end it. Streams that the peer opens go to the library or, on an agent, to the lane.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     fmt,
     future::Future,
@@ -23,6 +24,9 @@ use super::guard::{FrameError, FrameGuard};
 
 /// The most bytes taken from quinn at once.
 const CHUNK_BYTES: usize = 64 << 10;
+
+/// Why a stream is always there.
+const TAKEN: &str = "halves whose stream was taken are dropped at once";
 
 /// How many chunks of frames that nobody wants are thrown away before other tasks have their turn.
 const CHUNKS_PER_POLL: usize = 32;
@@ -107,17 +111,54 @@ pub struct Bidi<B: Buf> {
 /// What `send_data` took stays queued when the flush is cancelled, so no byte is lost and none breaks the next write;
 /// the queue grows by one buffer with each cancelled write and is otherwise at most one long.
 pub struct SendHalf<B: Buf> {
-    stream: quinn::SendStream,
+    /// `None` once it was [taken](take).
+    stream: Option<quinn::SendStream>,
     queue: VecDeque<WriteBuf<B>>,
 }
 
 /// The receiving half of a stream. Bytes of bodies are handed on without a copy.
 pub struct ReceiveHalf {
-    stream: quinn::RecvStream,
+    /// `None` once it was [taken](take).
+    stream: Option<quinn::RecvStream>,
     guard: FrameGuard,
     held: Bytes,
     /// What the peer is told if this is dropped before its end; `None` once it ended or was stopped.
     stop_on_drop: Option<Code>,
+}
+
+/// A request's stream without the library.
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub(super) send: quinn::SendStream,
+    pub(super) receive: quinn::RecvStream,
+    /// What was read of it and not handed on, from a frame's beginning on.
+    pub(super) held: Bytes,
+}
+
+enum Taking {
+    No,
+    Wanted,
+    Taken(Raw),
+}
+
+thread_local! {
+    /// Whether a stream that is split now shall be taken from the library: it hands none back, and only in its own `split`
+    /// is it ours for a moment. Never set across an `await`.
+    static TAKING: RefCell<Taking> = const { RefCell::new(Taking::No) };
+}
+
+/// Takes a stream from the library by what `split` splits: one whose head was read and whose own head was sent whole, and
+/// of which nothing else was read or sent.
+///
+/// # Panics
+/// When `split` splits no stream of this adapter.
+pub(super) fn take(split: impl FnOnce()) -> Raw {
+    TAKING.set(Taking::Wanted);
+    split();
+    match TAKING.replace(Taking::No) {
+        Taking::Taken(raw) => raw,
+        Taking::No | Taking::Wanted => unreachable!("a stream of this adapter was split"),
+    }
 }
 
 impl Conn {
@@ -229,7 +270,15 @@ impl<B: Buf> quic::BidiStream<B> for Bidi<B> {
     type SendStream = SendHalf<B>;
     type RecvStream = ReceiveHalf;
 
-    fn split(self) -> (SendHalf<B>, ReceiveHalf) {
+    fn split(mut self) -> (SendHalf<B>, ReceiveHalf) {
+        TAKING.with_borrow_mut(|taking| {
+            if let Taking::Wanted = taking
+                && let (Some(send), Some(receive)) = (self.send.stream.take(), self.receive.stream.take())
+            {
+                self.receive.stop_on_drop = None;
+                *taking = Taking::Taken(Raw { send, receive, held: std::mem::take(&mut self.receive.held) });
+            }
+        });
         (self.send, self.receive)
     }
 }
@@ -274,15 +323,20 @@ impl<B: Buf> quic::RecvStream for Bidi<B> {
 
 impl<B: Buf> SendHalf<B> {
     fn new(stream: quinn::SendStream) -> Self {
-        Self { stream, queue: VecDeque::new() }
+        Self { stream: Some(stream), queue: VecDeque::new() }
+    }
+
+    fn stream(&mut self) -> &mut quinn::SendStream {
+        self.stream.as_mut().expect(TAKEN)
     }
 }
 
 impl<B: Buf> quic::SendStream<B> for SendHalf<B> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        let stream = self.stream.as_mut().expect(TAKEN);
         while let Some(buffer) = self.queue.front_mut() {
             while buffer.has_remaining() {
-                let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buffer.chunk())).map_err(write_error)?;
+                let written = ready!(Pin::new(&mut *stream).poll_write(cx, buffer.chunk())).map_err(write_error)?;
                 buffer.advance(written);
             }
             self.queue.pop_front();
@@ -297,24 +351,24 @@ impl<B: Buf> quic::SendStream<B> for SendHalf<B> {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         ready!(self.poll_ready(cx))?;
-        Poll::Ready(self.stream.finish().map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
+        Poll::Ready(self.stream().finish().map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
     }
 
     fn reset(&mut self, code: u64) {
         self.queue.clear();
         // A stream that is over already has nothing left to reset.
-        let _ = self.stream.reset(varint(code));
+        let _ = self.stream().reset(varint(code));
     }
 
     fn send_id(&self) -> StreamId {
-        stream_id(self.stream.id())
+        stream_id(self.stream.as_ref().expect(TAKEN).id())
     }
 }
 
 impl<B: Buf> quic::SendStreamUnframed<B> for SendHalf<B> {
     fn poll_send<D: Buf>(&mut self, cx: &mut Context<'_>, data: &mut D) -> Poll<Result<usize, StreamErrorIncoming>> {
         ready!(quic::SendStream::<B>::poll_ready(self, cx))?;
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk())).map_err(write_error)?;
+        let written = ready!(Pin::new(self.stream()).poll_write(cx, data.chunk())).map_err(write_error)?;
         data.advance(written);
         Poll::Ready(Ok(written))
     }
@@ -331,11 +385,17 @@ impl<B: Buf> Drop for SendHalf<B> {
 
 impl ReceiveHalf {
     fn request(stream: quinn::RecvStream, stop_on_drop: Code) -> Self {
+        let stream = Some(stream);
         Self { stream, guard: FrameGuard::request(), held: Bytes::new(), stop_on_drop: Some(stop_on_drop) }
     }
 
     fn unidirectional(stream: quinn::RecvStream) -> Self {
+        let stream = Some(stream);
         Self { stream, guard: FrameGuard::unidirectional(), held: Bytes::new(), stop_on_drop: None }
+    }
+
+    fn stream(&mut self) -> &mut quinn::RecvStream {
+        self.stream.as_mut().expect(TAKEN)
     }
 }
 
@@ -353,7 +413,8 @@ impl quic::RecvStream for ReceiveHalf {
                 }
             }
             // A new future for each poll costs nothing: it is cancel-safe, and quinn keeps the waker by stream.
-            match ready!(pin!(self.stream.read_chunk(CHUNK_BYTES, true)).poll(cx)).map_err(read_error)? {
+            let stream = self.stream.as_mut().expect(TAKEN);
+            match ready!(pin!(stream.read_chunk(CHUNK_BYTES, true)).poll(cx)).map_err(read_error)? {
                 Some(chunk) => self.held = chunk.bytes,
                 None => {
                     self.stop_on_drop = None;
@@ -368,11 +429,11 @@ impl quic::RecvStream for ReceiveHalf {
     fn stop_sending(&mut self, code: u64) {
         self.stop_on_drop = None;
         // A stream that is over already has nothing left to stop.
-        let _ = self.stream.stop(varint(code));
+        let _ = self.stream().stop(varint(code));
     }
 
     fn recv_id(&self) -> StreamId {
-        stream_id(self.stream.id())
+        stream_id(self.stream.as_ref().expect(TAKEN).id())
     }
 }
 
@@ -457,19 +518,19 @@ impl fmt::Debug for Opener {
 
 impl<B: Buf> fmt::Debug for Bidi<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Bidi({})", self.send.stream.id())
+        write!(f, "Bidi({:?})", self.send)
     }
 }
 
 impl<B: Buf> fmt::Debug for SendHalf<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SendHalf({})", self.stream.id())
+        write!(f, "SendHalf({:?})", self.stream.as_ref().map(quinn::SendStream::id))
     }
 }
 
 impl fmt::Debug for ReceiveHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ReceiveHalf({})", self.stream.id())
+        write!(f, "ReceiveHalf({:?})", self.stream.as_ref().map(quinn::RecvStream::id))
     }
 }
 

@@ -136,7 +136,7 @@ impl FrameGuard {
 }
 
 /// Frames of HTTP/3, and those of HTTP/2 that it forbids: the library must see these to refuse them (RFC 9114 §7.2.8).
-fn is_known(kind: u64) -> bool {
+pub(super) fn is_known(kind: u64) -> bool {
     matches!(kind, 0x00..=0x09 | 0x0d)
 }
 

@@ -3,8 +3,6 @@
 //! A [`LaneStream`] behaves as a TCP connection does: FIN ends a direction, a reset ends both, back-pressure is the
 //! stream's window. [`copy()`] joins one to a real TCP connection.
 
-mod copy;
-
 use std::{
     fmt, io,
     pin::Pin,
@@ -14,9 +12,13 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use quinn::VarInt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
-pub use self::copy::{Copied, copy};
+pub use super::copy::Copied;
+use super::copy::{self, Framing, Sink, Source};
 use crate::wire::preface::{
     Answer, CODE_ABANDONED, CODE_NOT_UNDERSTOOD, PREFACE_BYTES_MAX, Preface, PrefaceError, Reason, Refused, RefusedCode,
 };
@@ -196,12 +198,28 @@ impl LaneStream {
         HeadError::Wrong(error)
     }
 
+    /// Both directions, to be copied.
+    pub(super) fn halves(&mut self) -> (io::Result<Source<'_>>, Sink<'_>) {
+        let early = std::mem::take(&mut self.early);
+        let sink = Sink { stream: &mut self.send, sending: &mut self.sending, framing: Framing::Bare };
+        (Source::new(&mut self.receive, &mut self.receiving, Framing::Bare, early), sink)
+    }
+
     /// Ends our direction.
     fn finish(&mut self) {
         self.sending = false;
         // Finished or reset already: it is over either way.
         let _ = self.send.finish();
     }
+}
+
+/// Copies both ways until both directions are done or either side is reset; then so is the other.
+///
+/// A peer that finishes its direction and reads no more has closed, and so is the TCP connection, after its last byte.
+/// Holds one buffer of 64 KiB for what comes from TCP; what comes from the lane is not copied.
+pub async fn copy(mut lane: LaneStream, tcp: TcpStream) -> Copied {
+    let (source, sink) = lane.halves();
+    copy::with_tcp(source, sink, tcp, std::future::pending()).await
 }
 
 impl AsyncRead for LaneStream {
@@ -261,7 +279,7 @@ impl fmt::Debug for LaneStream {
     }
 }
 
-fn read_error(error: quinn::ReadError) -> io::Error {
+pub(super) fn read_error(error: quinn::ReadError) -> io::Error {
     match error {
         quinn::ReadError::Reset(_) => io::Error::new(io::ErrorKind::ConnectionReset, error),
         quinn::ReadError::ConnectionLost(_) => io::Error::new(io::ErrorKind::ConnectionAborted, error),
@@ -269,7 +287,7 @@ fn read_error(error: quinn::ReadError) -> io::Error {
     }
 }
 
-fn write_error(error: quinn::WriteError) -> io::Error {
+pub(super) fn write_error(error: quinn::WriteError) -> io::Error {
     match error {
         quinn::WriteError::Stopped(_) => io::Error::new(io::ErrorKind::ConnectionReset, error),
         quinn::WriteError::ConnectionLost(_) => io::Error::new(io::ErrorKind::ConnectionAborted, error),

@@ -4,6 +4,8 @@
 
 pub mod adapter;
 pub mod capsules;
+pub mod connect;
+mod copy;
 pub mod datagrams;
 pub mod endpoint;
 pub mod guard;
