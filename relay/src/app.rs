@@ -118,6 +118,7 @@ impl Relay {
         let tunnels = Tunnels::new(workers.tunnel().clone());
         let dial_policy = DialPolicy {
             allow_backends: config.gateway.allowed_backends.clone(),
+            allow_egress: config.allowed_egress,
             own: vec![api_address, bound],
             overlays: Vec::new(),
         };
@@ -126,6 +127,7 @@ impl Relay {
         let gateway = Gateway::new(Arc::new(routing));
         let certified = authority.gateway_certificate(&[], now)?;
         gateway.tls.store(Some(listener::tls::server_config(certified.chain, certified.key)?));
+        let tunnel_domains = config.tunnel_domains.clone().into();
         let controller = Controller::new(Parts {
             store: store.clone(),
             enrolment: enrolment.clone(),
@@ -143,7 +145,7 @@ impl Relay {
         });
         Ok(Self {
             port,
-            acceptor: Acceptor { tunnels, enrolment },
+            acceptor: Acceptor { tunnels, enrolment, routing: gateway.routing.clone(), tunnel_domains },
             api: (listener, api_tls, api),
             controller,
             store,

@@ -69,6 +69,10 @@ pub struct Written {
     #[arg(long, value_name = "CIDR")]
     allow_backend: Vec<IpNet>,
 
+    /// Private addresses that nodes with an egress gateway may reach through this relay; may be repeated [default: none]
+    #[arg(long, value_name = "CIDR")]
+    allow_egress: Vec<IpNet>,
+
     /// The domain that nodes' names end in; may be repeated [default: tun.internal]
     #[arg(long, value_name = "NAME")]
     tunnel_domain: Vec<String>,
@@ -203,6 +207,8 @@ pub struct Config {
     pub api_listen: SocketAddr,
     pub token_file: Option<PathBuf>,
     pub gateway: GatewayConfig,
+    /// Private addresses that agents may reach through the relay.
+    pub allowed_egress: Vec<IpNet>,
     pub tunnel_domains: Vec<String>,
     pub workers: usize,
     pub drain_timeout: Duration,
@@ -307,6 +313,7 @@ impl Written {
                 port_map,
                 allowed_backends: self.allow_backend,
             },
+            allowed_egress: self.allow_egress,
             tunnel_domains,
             workers,
             drain_timeout: Duration::from_secs(self.drain_timeout),

@@ -282,11 +282,11 @@ async fn a_status_that_a_client_sends_is_ignored() {
 async fn what_is_stored_but_not_served_comes_with_a_warning() {
     let api = served().await;
     let mut object = node("office");
-    object["spec"] = json!({"egressGateway": {"enabled": true}});
+    object["spec"] = json!({"routes": ["10.0.0.0/8"]});
     let created = api.post(NODES, object.clone()).await;
     assert_eq!(created.code, StatusCode::CREATED);
     let warning = created.headers[header::WARNING].to_str().unwrap();
-    assert!(warning.starts_with("299 - \"spec.egressGateway"), "{warning}");
+    assert!(warning.starts_with("299 - \"spec.routes"), "{warning}");
     assert_eq!(created.body["spec"], object["spec"]);
     assert!(!api.post(NODES, node("lab")).await.headers.contains_key(header::WARNING));
 }

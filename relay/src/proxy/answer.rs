@@ -140,7 +140,10 @@ impl Failure {
             | Self::AnswerTimedOut
             | Self::RouteTimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Tunnel(
-                DialError::Refused { .. } | DialError::NotPublished { .. } | DialError::Unreachable { .. },
+                DialError::Refused { .. }
+                | DialError::NotPublished { .. }
+                | DialError::Unreachable { .. }
+                | DialError::PacketsOnly { .. },
             )
             | Self::Denied(_)
             | Self::Connect { .. }

@@ -2,8 +2,9 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,15 +17,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::client::TlsStream;
+use underpass_shared::{identity::ProjectName, wire::preface::Host};
 
 use super::{
     Routing,
     answer::Failure,
-    may_dial::{Purpose, may_dial},
+    may_dial::{Purpose, may_dial, may_dial_here},
     upstream_tls::{self, Carries},
 };
 use crate::{
-    route::target::{Endpoint, Keepalive, Protocol, Upstream},
+    route::{
+        lookup::{Family, Lookup},
+        target::{Endpoint, Keepalive, Protocol, Upstream},
+    },
     tunnel::{DialError, Flow},
 };
 
@@ -43,6 +48,12 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_AGAIN: Duration = Duration::from_secs(15);
 const KEEPALIVE_TRIES: u32 = 4;
+
+/// How many names of one project's agents are kept, how long those are that nobody asks for, and how long one may take:
+/// half of the time to connect.
+const EGRESS_NAMES_MAX: usize = 1_024;
+const EGRESS_NAMES_UNUSED: Duration = Duration::from_secs(300);
+const EGRESS_RESOLVE: Duration = Duration::from_secs(5);
 
 /// A connection to a backend, whatever carries it.
 #[derive(Debug)]
@@ -134,24 +145,86 @@ pub(crate) fn keep_alive(socket: &TcpStream, wanted: &Keepalive) {
 async fn carrier(routing: &Routing, upstream: &Upstream, client: SocketAddr) -> Result<Transport, Failure> {
     match &upstream.endpoint {
         Endpoint::Node(target) => Ok(Transport::Flow(routing.tunnels.dial(target, Some(client)).await?)),
-        Endpoint::Address(address) => connect(routing, upstream, &[*address]).await,
+        Endpoint::Address(address) => to_backend(routing, upstream, &[*address]).await,
         // Requests are sent towards the host that they name; what else there is names none.
         Endpoint::Asked { .. } => Err(Failure::Internal),
         Endpoint::Host { name, port, lookup } => {
             let found = routing.names.addresses(name, *port, lookup.as_ref()).await;
             let unknown = |why| Failure::Unknown { name: name.to_string(), why };
-            connect(routing, upstream, &found.map_err(unknown)?).await
+            to_backend(routing, upstream, &found.map_err(unknown)?).await
         }
     }
 }
 
+async fn to_backend(routing: &Routing, upstream: &Upstream, addresses: &[SocketAddr]) -> Result<Transport, Failure> {
+    connect(routing, &upstream.project, Purpose::Backend, addresses).await.map(Transport::Socket)
+}
+
+/// Connects to a host of the internet on behalf of a node of `project`, which must be one that may go there.
+///
+/// Its name is complete as it is. Takes [`CONNECT`] at most.
+///
+/// # Errors
+/// [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`].
+pub async fn egress(routing: &Routing, project: &ProjectName, host: &Host, port: u16) -> Result<TcpStream, Failure> {
+    let attempt = async {
+        let addresses = match host {
+            Host::Address(address) => vec![SocketAddr::new(*address, port)],
+            Host::Name(name) => {
+                let found = routing.names.addresses(name.as_str(), port, Some(&Arc::new(lookup(project)))).await;
+                found.map_err(|why| Failure::Unknown { name: name.as_str().to_owned(), why })?
+            }
+            Host::Loopback => return Err(Failure::Internal),
+        };
+        let stream = connect(routing, project, Purpose::Egress, &addresses).await?;
+        keep_alive(&stream, &Keepalive::default());
+        Ok(stream)
+    };
+    timeout(CONNECT, attempt).await.unwrap_or(Err(Failure::ConnectTimedOut))
+}
+
+/// How names are resolved that the agents of a project name: their answers are kept apart from those of all others.
+fn lookup(project: &ProjectName) -> Lookup {
+    Lookup {
+        project: project.clone(),
+        // No Backend is called so: each has a slash in its name.
+        backend: "egress".into(),
+        family: Family::Both,
+        unsaid: Duration::ZERO,
+        least: Duration::ZERO,
+        unused: EGRESS_NAMES_UNUSED,
+        most: EGRESS_NAMES_MAX,
+        timeout: EGRESS_RESOLVE,
+    }
+}
+
+/// Whether `address` is one of this host's: the kernel would send to it from itself. Asks its routing table, sends nothing.
+fn is_here(address: SocketAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(address)?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == address.ip())
+}
+
 /// Tries the addresses, the families in turn, each a head start after the one before or when that has failed; the first
 /// connection wins (RFC 8305 §5).
-async fn connect(routing: &Routing, upstream: &Upstream, addresses: &[SocketAddr]) -> Result<Transport, Failure> {
+async fn connect(
+    routing: &Routing,
+    project: &ProjectName,
+    purpose: Purpose,
+    addresses: &[SocketAddr],
+) -> Result<TcpStream, Failure> {
     let mut last = Failure::ConnectTimedOut;
     let mut allowed = Vec::new();
+    let policy = routing.dial_policy.load_full();
     for address in in_turn(addresses) {
-        match may_dial(&routing.dial_policy.load(), &upstream.project, Purpose::Backend, address) {
+        let judged = match purpose {
+            Purpose::Egress if is_here(address) => may_dial_here(&policy, project, purpose, address),
+            Purpose::Egress | Purpose::Backend => may_dial(&policy, project, purpose, address),
+        };
+        match judged {
             Ok(()) => allowed.push(address),
             Err(denied) => last = denied.into(),
         }
@@ -165,7 +238,7 @@ async fn connect(routing: &Routing, upstream: &Upstream, addresses: &[SocketAddr
                 None => return Err(last),
                 Some(Ok(stream)) => {
                     stream.set_nodelay(true).map_err(|source| Failure::Connect { source })?;
-                    return Ok(Transport::Socket(stream));
+                    return Ok(stream);
                 }
                 Some(Err(source)) => last = Failure::Connect { source },
             },
@@ -246,10 +319,7 @@ impl AsyncWrite for Transport {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use tokio::{net::TcpSocket, time::Instant};
-    use underpass_shared::identity::ProjectName;
 
     use super::*;
     use crate::route::target::Link;
@@ -288,9 +358,12 @@ mod tests {
         (listener.local_addr().unwrap(), listener)
     }
 
-    fn peer(connected: Result<Transport, Failure>) -> SocketAddr {
-        let Ok(Transport::Socket(stream)) = connected else { panic!("{connected:?}") };
-        stream.peer_addr().unwrap()
+    async fn connect(routing: &Routing, addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
+        super::connect(routing, &ProjectName::default(), Purpose::Backend, addresses).await
+    }
+
+    fn peer(connected: Result<TcpStream, Failure>) -> SocketAddr {
+        connected.unwrap().peer_addr().unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -298,11 +371,11 @@ mod tests {
         let (silent, _a) = stuck().await;
         let (good, _b) = open().await;
         let before = Instant::now();
-        let (routing, upstream) = (routing(), upstream());
-        assert_eq!(peer(connect(&routing, &upstream, &[silent, good]).await), good);
+        let routing = routing();
+        assert_eq!(peer(connect(&routing, &[silent, good]).await), good);
         assert_eq!(before.elapsed(), HEAD_START);
         let before = Instant::now();
-        assert_eq!(peer(connect(&routing, &upstream, &[silent, silent, good]).await), good);
+        assert_eq!(peer(connect(&routing, &[silent, silent, good]).await), good);
         assert_eq!(before.elapsed(), HEAD_START * 2);
     }
 
@@ -312,13 +385,13 @@ mod tests {
         drop(listener);
         let denied: SocketAddr = "10.0.0.1:80".parse().unwrap();
         let (good, _b) = open().await;
-        let (routing, upstream) = (routing(), upstream());
+        let routing = routing();
         let before = Instant::now();
-        assert_eq!(peer(connect(&routing, &upstream, &[gone, denied, good]).await), good);
+        assert_eq!(peer(connect(&routing, &[gone, denied, good]).await), good);
         // A refusal comes by the kernel, and while it is waited for the clock may run ahead by one head start.
         assert!(before.elapsed() <= HEAD_START);
-        assert!(matches!(connect(&routing, &upstream, &[denied]).await, Err(Failure::Denied(_))));
-        assert!(matches!(connect(&routing, &upstream, &[denied, gone]).await, Err(Failure::Connect { .. })));
+        assert!(matches!(connect(&routing, &[denied]).await, Err(Failure::Denied(_))));
+        assert!(matches!(connect(&routing, &[denied, gone]).await, Err(Failure::Connect { .. })));
     }
 
     #[tokio::test(start_paused = true)]

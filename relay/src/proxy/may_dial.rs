@@ -12,6 +12,8 @@ use underpass_shared::identity::ProjectName;
 pub struct DialPolicy {
     /// Private ranges that Backends may name (`--allow-backend`).
     pub allow_backends: Vec<IpNet>,
+    /// Private ranges that agents may reach through the relay (`--allow-egress`).
+    pub allow_egress: Vec<IpNet>,
     /// The relay's own listeners that must not be reached through it: API, tunnels, gateway. An unspecified address means
     /// that port on every address of this host.
     pub own: Vec<SocketAddr>,
@@ -24,6 +26,8 @@ pub struct DialPolicy {
 pub enum Purpose {
     /// A Backend of a route.
     Backend,
+    /// Traffic of an agent to the internet, whose node has an egress gateway: others decide that, and first.
+    Egress,
 }
 
 /// Why an address must not be dialled.
@@ -31,8 +35,8 @@ pub enum Purpose {
 pub enum Denied {
     #[error("its address is {0}, which is never dialled")]
     Never(&'static str),
-    #[error("its address is {0}, which the operator has not allowed with --allow-backend")]
-    NotAllowed(&'static str),
+    #[error("its address is {0}, which the operator has not allowed with {flag}", flag = flag(*.1))]
+    NotAllowed(&'static str, Purpose),
     #[error("its address is the relay's own")]
     Own,
 }
@@ -61,12 +65,47 @@ pub fn may_dial(
     if policy.own.iter().any(own) {
         return Err(Denied::Own);
     }
+    match private(plain) {
+        Some(class) if !allows(policy, purpose, plain) => Err(Denied::NotAllowed(class, purpose)),
+        _ => Ok(()),
+    }
+}
+
+/// As [`may_dial`], of an address that is known to be this host's, whatever it is: as private as loopback, and the place of
+/// every listener on the wildcard address.
+///
+/// # Errors
+/// As there.
+pub fn may_dial_here(
+    policy: &DialPolicy,
+    project: &ProjectName,
+    purpose: Purpose,
+    address: SocketAddr,
+) -> Result<(), Denied> {
+    may_dial(policy, project, purpose, address)?;
+    if policy.own.iter().any(|own| own.port() == address.port() && own.ip().is_unspecified()) {
+        return Err(Denied::Own);
+    }
+    match allows(policy, purpose, undisguise(address.ip())) {
+        true => Ok(()),
+        false => Err(Denied::NotAllowed("the relay's host", purpose)),
+    }
+}
+
+/// Whether the operator has opened `address`.
+fn allows(policy: &DialPolicy, purpose: Purpose, address: IpAddr) -> bool {
     let allowed = match purpose {
         Purpose::Backend => &policy.allow_backends,
+        Purpose::Egress => &policy.allow_egress,
     };
-    match private(plain) {
-        Some(class) if !allowed.iter().any(|net| net.contains(&plain)) => Err(Denied::NotAllowed(class)),
-        _ => Ok(()),
+    allowed.iter().any(|net| net.contains(&address))
+}
+
+/// What opens private addresses.
+fn flag(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Backend => "--allow-backend",
+        Purpose::Egress => "--allow-egress",
     }
 }
 
@@ -152,8 +191,20 @@ fn private(ip: IpAddr) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    /// What a Backend may be; what egress may reach is the same by its own ranges.
     fn check(policy: &DialPolicy, address: &str) -> Result<(), Denied> {
-        may_dial(policy, &ProjectName::default(), Purpose::Backend, address.parse().unwrap())
+        let address = address.parse().unwrap();
+        let by = |policy: &DialPolicy, purpose| may_dial(policy, &ProjectName::default(), purpose, address);
+        let (allow_egress, allow_backends) = (policy.allow_backends.clone(), policy.allow_egress.clone());
+        let swapped = DialPolicy { allow_egress, allow_backends, ..policy.clone() };
+        let (backend, egress) = (by(policy, Purpose::Backend), by(&swapped, Purpose::Egress));
+        match (backend, egress) {
+            (Err(Denied::NotAllowed(a, Purpose::Backend)), Err(Denied::NotAllowed(b, Purpose::Egress))) => {
+                assert_eq!(a, b);
+            }
+            (backend, egress) => assert_eq!(backend, egress, "{address}"),
+        }
+        backend
     }
 
     fn allowing(nets: &[&str]) -> DialPolicy {
@@ -185,7 +236,7 @@ mod tests {
             "[2001:db8::1]:80",
         ];
         for address in cases {
-            assert!(matches!(check(&DialPolicy::default(), address), Err(Denied::NotAllowed(_))), "{address}");
+            assert!(matches!(check(&DialPolicy::default(), address), Err(Denied::NotAllowed(..))), "{address}");
             assert_eq!(check(&allowing(&["0.0.0.0/0", "::/0"]), address), Ok(()), "{address}");
         }
         assert_eq!(check(&DialPolicy::default(), "172.32.0.1:80"), Ok(()));
@@ -221,11 +272,11 @@ mod tests {
         let hidden = |front: &str, v4: &str| format!("[{front}{v4}]:80");
         for front in ["::ffff:", "::", "::ffff:0:", "64:ff9b::"] {
             let policy = allowing(&["::/0"]);
-            assert!(matches!(check(&policy, &hidden(front, "127.0.0.1")), Err(Denied::NotAllowed(_))), "{front}");
+            assert!(matches!(check(&policy, &hidden(front, "127.0.0.1")), Err(Denied::NotAllowed(..))), "{front}");
             assert!(matches!(check(&policy, &hidden(front, "169.254.169.254")), Err(Denied::Never(_))), "{front}");
             assert_eq!(check(&allowing(&["127.0.0.0/8"]), &hidden(front, "127.0.0.1")), Ok(()), "{front}");
         }
-        assert!(matches!(check(&allowing(&["::/0"]), "[2002:7f00:1::]:80"), Err(Denied::NotAllowed(_))));
+        assert!(matches!(check(&allowing(&["::/0"]), "[2002:7f00:1::]:80"), Err(Denied::NotAllowed(..))));
         assert!(matches!(check(&allowing(&["::/0"]), "[2002:a9fe:a9fe::]:80"), Err(Denied::Never(_))));
     }
 
@@ -254,5 +305,34 @@ mod tests {
         policy.overlays = vec!["fd11:2222:3333::/48".parse().unwrap()];
         assert!(matches!(check(&policy, "[fd11:2222:3333:1::1]:80"), Err(Denied::Never(_))));
         assert_eq!(check(&policy, "[fd11:2222:4444:1::1]:80"), Ok(()));
+    }
+
+    #[test]
+    fn what_backends_may_reach_says_nothing_of_egress() {
+        let policy = allowing(&["127.0.0.0/8"]);
+        let egress = |policy: &DialPolicy, address: &str| {
+            may_dial(policy, &ProjectName::default(), Purpose::Egress, address.parse().unwrap())
+        };
+        let denied = egress(&policy, "127.0.0.1:80").unwrap_err();
+        assert_eq!(
+            denied.to_string(),
+            "its address is loopback, which the operator has not allowed with --allow-egress"
+        );
+        let open = DialPolicy { allow_egress: policy.allow_backends.clone(), ..DialPolicy::default() };
+        assert_eq!(egress(&open, "127.0.0.1:80"), Ok(()));
+        assert_eq!(egress(&policy, "8.8.8.8:80"), Ok(()));
+    }
+
+    #[test]
+    fn an_address_of_this_host_is_as_private_as_loopback() {
+        let here = |policy: &DialPolicy, address: &str| {
+            may_dial_here(policy, &ProjectName::default(), Purpose::Egress, address.parse().unwrap())
+        };
+        let mut policy = DialPolicy { own: vec!["[::]:7443".parse().unwrap()], ..DialPolicy::default() };
+        assert_eq!(here(&policy, "8.8.8.8:80"), Err(Denied::NotAllowed("the relay's host", Purpose::Egress)));
+        policy.allow_egress = vec!["8.8.8.0/24".parse().unwrap()];
+        assert_eq!(here(&policy, "8.8.8.8:80"), Ok(()));
+        assert_eq!(here(&policy, "8.8.8.8:7443"), Err(Denied::Own), "a listener on every address is on this one");
+        assert!(matches!(here(&policy, "169.254.169.254:80"), Err(Denied::Never(_))));
     }
 }

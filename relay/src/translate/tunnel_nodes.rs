@@ -1,8 +1,11 @@
 //! TunnelNodes: what they consent to, and what their statuses say of it.
 
+use std::collections::BTreeSet;
+
 use underpass_shared::{
     identity::{NodeName, ProjectName},
     resource::{
+        condition::Condition,
         kind::Kind,
         tunnel_node::{Allowance, TunnelNode},
     },
@@ -38,14 +41,8 @@ fn admits(allowance: &Allowance) -> Option<Admits> {
 }
 
 /// The condition of each field of a node that nothing acts on.
-const NODE_FIELDS: &[(&str, &str, &str)] = &[
-    (
-        "spec.egressGateway",
-        "EgressGateway",
-        "traffic from the node to the internet is not supported yet; everything else of the node works",
-    ),
+const UNSERVED: &[(&str, &str, &str)] = &[
     ("spec.routes", "Routes", "networks behind the node are not supported yet; only its own ports can be reached"),
-    ("spec.allowFrom", "AllowFrom", "traffic between nodes is not supported yet; only gateways can reach the node"),
     (
         "spec.defaultUpstream",
         "DefaultUpstream",
@@ -57,13 +54,48 @@ const NODE_FIELDS: &[(&str, &str, &str)] = &[
 pub(super) fn wanted(project: &ProjectName, objects: &ProjectSnapshot, node: &TunnelNode) -> WantedStatus {
     let at = generation(&node.metadata);
     let found = objects.unserved(Kind::TunnelNode, &node.metadata);
-    let fields = NODE_FIELDS.iter().filter(|(path, _, _)| found.iter().any(|field| field.path.starts_with(path)));
+    let fields = UNSERVED.iter().filter(|(path, _, _)| found.iter().any(|field| field.path.starts_with(path)));
+    let unserved = fields.map(|(_, kind, message)| conditions::no(at, kind, "NotSupported", *message));
+    let conditions = egress(at, node).into_iter().chain(allow_from(at, node)).chain(unserved).collect();
     WantedStatus {
         project: project.clone(),
         namespace: None,
         name: node.metadata.name.clone(),
-        status: Status::TunnelNode(
-            fields.map(|(_, kind, message)| conditions::no(at, kind, "NotSupported", *message)).collect(),
-        ),
+        status: Status::TunnelNode(conditions),
     }
+}
+
+fn egress(at: i64, node: &TunnelNode) -> Option<Condition> {
+    let enabled = node.spec.egress_gateway.as_ref().is_some_and(|gateway| gateway.enabled);
+    let message = "the node's agents reach the internet through the relay over TCP, by the proxies of --socks-addr; UDP \
+                   and ICMP are not carried yet";
+    enabled.then(|| conditions::yes(at, "EgressGateway", "Enabled", message))
+}
+
+/// Whom the node admits, or which entry says something that is not served.
+fn allow_from(at: i64, node: &TunnelNode) -> Option<Condition> {
+    let allowances = &node.spec.allow_from;
+    if allowances.is_empty() {
+        return None;
+    }
+    let unreadable = allowances.iter().enumerate().find_map(|(index, allowance)| {
+        let place = allowance.ports.iter().position(|range| range.ports().is_none_or(|range| range.is_empty()))?;
+        Some(format!("spec.allowFrom[{index}].ports[{place}] is no port from 0 to 65535, and no range of them"))
+    });
+    if let Some(unreadable) = unreadable {
+        return Some(conditions::no(at, "AllowFrom", "InvalidPorts", format!("{unreadable}; it admits nobody")));
+    }
+    let gateways = allowances.iter().filter(|allowance| allowance.gateway.is_some()).count();
+    let nodes: BTreeSet<_> = allowances.iter().filter_map(|allowance| allowance.node.as_deref()).collect();
+    let mut message = match nodes.len() {
+        0 => "no other node may reach the node".to_owned(),
+        count => format!("{count} other node{} may reach what its agents publish", if count == 1 { "" } else { "s" }),
+    };
+    if gateways > 0 {
+        message += "; every Gateway of the project may anyway, and entries that name one are not served yet";
+    }
+    Some(match nodes.len() {
+        0 => conditions::no(at, "AllowFrom", "NotSupported", message),
+        _ => conditions::yes(at, "AllowFrom", "Admitted", message),
+    })
 }

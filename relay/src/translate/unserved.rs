@@ -159,12 +159,8 @@ const CLIENT_TRAFFIC_POLICY: &[Row] = &[
 ];
 
 /// Without these a node offers less and nobody gets in further: each has a condition of its own.
-const TUNNEL_NODE: &[Row] = &[
-    Row { path: "spec.egressGateway.enabled", values: Values::Exactly(true), effect: Effect::Harmless },
-    harmless("spec.routes"),
-    harmless("spec.allowFrom"),
-    harmless("spec.defaultUpstream"),
-];
+const TUNNEL_NODE: &[Row] =
+    &[harmless("spec.routes"), harmless("spec.allowFrom[].gateway"), harmless("spec.defaultUpstream")];
 
 const PROXY: &[Row] = &[only("spec.provider", &["unmanaged"], VALUE), stops("spec.telemetry", VALUE)];
 
@@ -356,7 +352,9 @@ mod tests {
         check(Kind::Backend, &json!({"protocol": "smtp", "dynamicProxy": {}}), &["spec.protocol (smtp)"]);
         check(Kind::TunnelNode, &json!({"egressGateway": {"enabled": false}, "routes": []}), &[]);
         let node = json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"], "defaultUpstream": "a:1"});
-        check(Kind::TunnelNode, &node, &["spec.egressGateway.enabled", "spec.routes", "spec.defaultUpstream"]);
+        check(Kind::TunnelNode, &node, &["spec.routes", "spec.defaultUpstream"]);
+        let admits = json!({"allowFrom": [{"node": "a", "ports": [80]}, {"gateway": "default"}]});
+        check(Kind::TunnelNode, &admits, &["spec.allowFrom[1].gateway"]);
         check(Kind::ClientTrafficPolicy, &json!({"http1": {"enableTrailers": true, "preserveHeaderCase": false}}), &[]);
         let in_vain = ["spec.http1.preserveHeaderCase", "spec.http1.enableTrailers"];
         let http1 = json!({"http1": {"enableTrailers": false, "preserveHeaderCase": true}});
@@ -388,8 +386,8 @@ mod tests {
         let check = |kind, spec: Value, want: &[&str]| assert_eq!(warnings(kind, &json!({ "spec": spec })), want);
         check(
             Kind::TunnelNode,
-            json!({"egressGateway": {"enabled": true}}),
-            &["spec.egressGateway.enabled is stored but not served yet"],
+            json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"]}),
+            &["spec.routes is stored but not served yet"],
         );
         check(Kind::Backend, json!({}), &[]);
         check(Kind::ConfigMap, json!({}), &[]);

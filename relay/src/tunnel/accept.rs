@@ -2,7 +2,12 @@
 //!
 //! Owns the handshake, the enrolment exchange and the answer to CONNECT-IP. A session's further life is `session`'s.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -19,15 +24,19 @@ use underpass_shared::{
     identity::{AgentIdentity, Identity},
     quic::{
         datagrams::Datagrams,
-        endpoint,
+        endpoint::{self, CLIENT_STREAMS},
         http3::{self, ConnectionError, Protocol, ServerStream, StreamError},
+        streams::StreamLimit,
         tls,
     },
     wire::connect_ip,
 };
 
-use super::{Tunnels, session};
-use crate::{clock, enrolment::Enrolment};
+use super::{
+    Tunnels, connect,
+    session::{self, Session},
+};
+use crate::{clock, enrolment::Enrolment, proxy::Routing};
 
 /// Connections of one relay, sessions and exchanges together; about 40 KiB each when idle. Beyond it new ones are refused.
 const CONNECTIONS_MAX: usize = 20_000;
@@ -40,7 +49,7 @@ const WITHOUT_SESSION: Duration = Duration::from_secs(30);
 /// How long a request may take that is no session, its head included: two round trips and a durable write.
 ///
 /// Without it a peer that sends half a request would hold its connection for ever.
-const REQUEST: Duration = Duration::from_secs(15);
+pub(super) const REQUEST: Duration = Duration::from_secs(15);
 
 /// How long agents may take to leave a relay that stops, once no request is in flight any more.
 const LEAVE: Duration = Duration::from_secs(3);
@@ -80,6 +89,10 @@ impl TunnelPort {
 pub struct Acceptor {
     pub tunnels: Tunnels,
     pub enrolment: Enrolment,
+    /// What is dialled outside, and by which rules.
+    pub routing: Arc<Routing>,
+    /// What the names of nodes end in, in lower case.
+    pub tunnel_domains: Arc<[String]>,
 }
 
 /// One QUIC connection: one identity, at most one session.
@@ -91,6 +104,31 @@ pub(super) struct Peer {
     /// Cancelled when the relay stops: agents are to go elsewhere.
     pub(super) drain: CancellationToken,
     session: OnceCell<()>,
+    /// The session while it lives: what may open flows.
+    live: Mutex<Option<Arc<Session>>>,
+}
+
+/// Ends with the session.
+pub(super) struct Live<'a>(&'a Peer);
+
+impl Peer {
+    /// Whose session it is, and the session; `None` when there is none, or none any more.
+    pub(super) fn live(&self) -> Option<(AgentIdentity, Arc<Session>)> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        self.identity.clone().zip(live.clone())
+    }
+
+    /// The session lives for as long as what is returned.
+    pub(super) fn enliven(&self, session: &Arc<Session>) -> Live<'_> {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(session));
+        Live(self)
+    }
+}
+
+impl Drop for Live<'_> {
+    fn drop(&mut self) {
+        *self.0.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl Acceptor {
@@ -148,7 +186,8 @@ impl Acceptor {
             }
         };
         let datagrams = Datagrams::spawn(connection.clone());
-        let peer = Arc::new(Peer { connection, datagrams, identity, drain, session: OnceCell::new() });
+        let peer =
+            Arc::new(Peer { connection, datagrams, identity, drain, session: OnceCell::new(), live: Mutex::default() });
         if let Err(error) = self.requests(&peer).await {
             debug!(%error, "connection ended");
         }
@@ -161,10 +200,16 @@ impl Acceptor {
         let idle = sleep(WITHOUT_SESSION);
         tokio::pin!(idle);
         let mut draining = false;
+        let mut limit = StreamLimit::new(CLIENT_STREAMS);
         loop {
             tokio::select! {
                 accepted = http.accept() => {
                     let Some(resolver) = accepted? else { return Ok(()) };
+                    // Without a session there is no reason for many requests.
+                    let raised = if peer.session.initialized() { limit.handle_opened() } else { None };
+                    if let Some(raised) = raised {
+                        peer.connection.set_max_concurrent_bi_streams(raised.into());
+                    }
                     if draining {
                         // The one that GOAWAY could not keep away; dropping it resets its stream.
                         continue;
@@ -180,6 +225,7 @@ impl Acceptor {
                     }.in_current_span());
                 }
                 Some(_) = requests.join_next(), if !requests.is_empty() => {
+                    limit.handle_closed();
                     idle.set(sleep(WITHOUT_SESSION));
                     if draining && requests.is_empty() {
                         peer.connection.close(NO_ERROR.into(), b"the relay is stopping");
@@ -202,13 +248,16 @@ impl Acceptor {
         }
     }
 
-    /// A session lives as long as it likes; everything else must be over soon.
+    /// A session and a flow live as long as they like; everything else must be over soon.
     async fn request(&self, peer: &Arc<Peer>, request: Request<()>, stream: ServerStream) -> Result<(), StreamError> {
         let protocol = request.extensions().get::<Protocol>().copied();
         if (request.method(), protocol, request.uri().path())
             == (&Method::CONNECT, Some(Protocol::CONNECT_IP), connect_ip::PATH)
         {
             return self.connect_ip(peer, &request, stream).await;
+        }
+        if (request.method(), protocol) == (&Method::CONNECT, None) {
+            return connect::serve(self, peer, &request, stream).await;
         }
         timeout(REQUEST, self.brief(peer, &request, protocol, stream)).await.unwrap_or_else(|_| {
             debug!("a request took too long");
@@ -233,12 +282,6 @@ impl Acceptor {
             }
             (&Method::CONNECT, Some(_), _) => {
                 refuse(stream, StatusCode::NOT_FOUND, "only connect-ip to any host is served here").await
-            }
-            (&Method::CONNECT, None, _) if peer.session.initialized() => {
-                refuse(stream, StatusCode::FORBIDDEN, "egress through the relay is not supported yet").await
-            }
-            (&Method::CONNECT, None, _) => {
-                refuse(stream, StatusCode::PROXY_AUTHENTICATION_REQUIRED, "a session comes first").await
             }
             _ => refuse(stream, StatusCode::NOT_FOUND, "nothing is served here but tunnels").await,
         }

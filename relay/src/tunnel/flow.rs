@@ -19,7 +19,7 @@ use underpass_shared::{netstack::TcpFlow, quic::lane::LaneStream};
 pub struct Flow {
     lane: Lane,
     /// The flow's place among its session's.
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -30,11 +30,19 @@ enum Lane {
 
 impl Flow {
     pub(super) fn stream(stream: LaneStream, place: OwnedSemaphorePermit) -> Self {
-        Self { lane: Lane::Stream(stream), _place: place }
+        Self { lane: Lane::Stream(stream), place }
+    }
+
+    /// The stream, and the flow's place among its session's; `None` of a flow by packets.
+    pub(super) fn into_stream(self) -> Option<(LaneStream, OwnedSemaphorePermit)> {
+        match self.lane {
+            Lane::Stream(stream) => Some((stream, self.place)),
+            Lane::Packet(_) => None,
+        }
     }
 
     pub(super) fn packet(flow: TcpFlow, place: OwnedSemaphorePermit) -> Self {
-        Self { lane: Lane::Packet(flow), _place: place }
+        Self { lane: Lane::Packet(flow), place }
     }
 }
 

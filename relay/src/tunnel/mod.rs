@@ -1,10 +1,13 @@
 //! Tunnels: the sessions that agents hold with this relay, and how a request reaches a service behind one.
 //!
 //! Journey A crosses here from `proxy/upstream` to a QUIC stream, or to packets for an agent that takes no streams.
-//! Pure parts: `registry` (who is where), `consent` (who may reach whom) and `packets` (what may go where).
+//! Pure parts: `registry` (who is where), `consent` (who may reach whom), `destination` (what an agent asks for) and
+//! `packets` (what may go where).
 
 mod accept;
+mod connect;
 pub mod consent;
+mod destination;
 mod flow;
 mod packets;
 pub mod registry;
@@ -20,14 +23,18 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use time::OffsetDateTime;
-use tokio::{runtime::Handle, sync::watch, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
 use tracing::debug;
 use underpass_shared::{
-    identity::{AgentIdentity, NodeName, ProjectName},
+    identity::{AgentId, AgentIdentity, NodeName, ProjectName},
     netstack::{DialError as StackError, PacketReceiver},
     packet::IpView,
-    prefix::AgentNumber,
-    quic::lane::{self, OpenError},
+    prefix::{AgentNumber, NodeNumber},
+    quic::lane::{self, LaneStream, OpenError},
     wire::preface::RefusedCode,
 };
 
@@ -49,6 +56,10 @@ const DIAL: Duration = Duration::from_secs(7);
 
 /// How many sessions are tried for one flow when they turn out to be lost or silent.
 const TRIES: usize = 3;
+
+/// How many sockets to the internet agents may have at this relay, all together; beyond it they are told that there are too
+/// many. Each is an open file and at most 64 KiB, and the gateway's connections need files too.
+const EGRESS_MAX: usize = 16_384;
 
 /// A service behind an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,6 +87,27 @@ pub enum DialError {
     TimedOut { node: NodeName },
     #[error("node {node} has no room for another flow")]
     Overloaded { node: NodeName },
+    /// Over packets the agent could not tell another node from its gateway.
+    #[error("node {node} takes packets only, by which flows of other nodes do not come")]
+    PacketsOnly { node: NodeName },
+}
+
+/// Who a flow is opened for, as the agent is told.
+#[derive(Debug, Clone, Copy)]
+enum Caller {
+    /// A client of the gateway, if one is known.
+    Gateway(Option<SocketAddr>),
+    /// An agent of another node, by its own overlay address: in what it may reach it is not the gateway's equal.
+    Node(SocketAddr),
+}
+
+impl Caller {
+    fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Gateway(client) => client,
+            Self::Node(agent) => Some(agent),
+        }
+    }
 }
 
 /// A connected agent, for the status of its node.
@@ -100,6 +132,7 @@ struct Shared {
     ledger: Ledger,
     changes: watch::Sender<u64>,
     consent: watch::Sender<Arc<Consent>>,
+    egress: Arc<Semaphore>,
     runtime: Handle,
 }
 
@@ -113,6 +146,7 @@ impl Tunnels {
             ledger: Ledger::default(),
             changes: watch::Sender::new(0),
             consent: watch::Sender::default(),
+            egress: Arc::new(Semaphore::new(EGRESS_MAX)),
             runtime,
         };
         Self { shared: Arc::new(shared) }
@@ -123,13 +157,28 @@ impl Tunnels {
     /// # Errors
     /// See [`DialError`]; none of them leaves anything open.
     pub async fn dial(&self, target: &FlowTarget, client: Option<SocketAddr>) -> Result<Flow, DialError> {
+        self.dial_as(target, Caller::Gateway(client)).await
+    }
+
+    /// Opens a flow to `target` for an agent of another node, whose consent was asked for before.
+    async fn dial_for_node(
+        &self,
+        target: &FlowTarget,
+        origin: SocketAddr,
+    ) -> Result<(LaneStream, OwnedSemaphorePermit), DialError> {
+        let flow = self.dial_as(target, Caller::Node(origin)).await?;
+        flow.into_stream().ok_or_else(|| DialError::PacketsOnly { node: target.node.clone() })
+    }
+
+    async fn dial_as(&self, target: &FlowTarget, caller: Caller) -> Result<Flow, DialError> {
+        let client = caller.address();
         let mut tried = Vec::new();
         while tried.len() < TRIES {
             let Some(entry) = self.select(target, client, &tried) else { break };
             tried.push(entry.id);
             let another = || self.select(target, client, &tried).is_some();
             tokio::select! {
-                opened = timeout(DIAL, self.open(&entry, target, client)) => match opened {
+                opened = timeout(DIAL, self.open(&entry, target, caller)) => match opened {
                     Ok(Ok(flow)) => return Ok(flow),
                     Ok(Err(Some(error))) => return Err(error),
                     Ok(Err(None)) => self.leave(&entry.identity, &entry.session, entry.id),
@@ -146,13 +195,16 @@ impl Tunnels {
         &self,
         entry: &Entry<Arc<Session>>,
         target: &FlowTarget,
-        client: Option<SocketAddr>,
+        caller: Caller,
     ) -> Result<Flow, Option<DialError>> {
         let place = entry.session.reserve().ok_or_else(|| DialError::Overloaded { node: target.node.clone() })?;
         if entry.session.stream_lane {
-            let preface = entry.session.preface(target.port, client);
+            let preface = entry.session.preface(target.port, caller.address());
             let stream = lane::open_flow(&entry.session.connection, &preface).await;
             return stream.map(|stream| Flow::stream(stream, place)).map_err(|error| by_stream(error, target));
+        }
+        if let Caller::Node(_) = caller {
+            return Err(Some(DialError::PacketsOnly { node: target.node.clone() }));
         }
         let address = SocketAddr::from((entry.admission.prefix().address(), target.port));
         let flow = self.stack(entry).netstack.dial(address).await;
@@ -169,6 +221,30 @@ impl Tunnels {
     #[must_use]
     pub fn agent_for(&self, target: &FlowTarget, client: SocketAddr) -> Option<AgentNumber> {
         self.select(target, Some(client), &[]).map(|entry| entry.admission.agent)
+    }
+
+    /// The node of that number, and its agent of that number where one is asked for; `None` when it is not connected.
+    fn named(
+        &self,
+        project: &ProjectName,
+        node: NodeNumber,
+        agent: Option<AgentNumber>,
+    ) -> Option<(NodeName, Option<AgentId>)> {
+        let registry = self.registry();
+        let entry = registry.numbered(project, node, agent)?;
+        Some((entry.identity.node.clone(), agent.map(|_| entry.identity.agent.clone())))
+    }
+
+    /// The number of a node's agent; `None` when it is not connected.
+    fn number_of(&self, project: &ProjectName, node: &NodeName, agent: &AgentId) -> Option<AgentNumber> {
+        let registry = self.registry();
+        let mut agents = registry.of_node(project, node);
+        agents.find(|entry| entry.identity.agent == *agent).map(|entry| entry.admission.agent)
+    }
+
+    /// Room for one more socket to the internet, `None` at [`EGRESS_MAX`].
+    fn reserve_egress(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.shared.egress).try_acquire_owned().ok()
     }
 
     /// Every agent that is connected now.

@@ -111,6 +111,13 @@ impl<S: Clone> Registry<S> {
         agents.filter(move |entry| entry.identity.node == *node)
     }
 
+    /// A session of the node of that number: its agent's of that number, or any.
+    #[must_use]
+    pub fn numbered(&self, project: &ProjectName, node: NodeNumber, agent: Option<AgentNumber>) -> Option<&Entry<S>> {
+        let mut agents = self.projects.get(project)?.values().filter(|entry| entry.admission.node == node);
+        agents.find(|entry| agent.is_none_or(|agent| entry.admission.agent == agent))
+    }
+
     /// The session that a packet to `destination` belongs to.
     #[must_use]
     pub fn locate(&self, project: &ProjectName, destination: Ipv6Addr) -> Option<&Entry<S>> {
@@ -207,6 +214,18 @@ mod tests {
                 .map(|entry| entry.session)
         };
         assert_eq!((select(1), select(2), select(3)), (Some(1), Some(2), None));
+    }
+
+    #[test]
+    fn a_node_is_found_by_its_number() {
+        let registry = with_agents(2);
+        let find = |name: &str, node: u16, agent: Option<u32>| {
+            let agent = agent.map(|agent| AgentNumber::new(agent).unwrap());
+            registry.numbered(&project(name), NodeNumber(node), agent).map(|entry| entry.session)
+        };
+        assert!(find("default", 1, None).is_some());
+        assert_eq!((find("default", 1, Some(2)), find("default", 1, Some(3))), (Some(2), None));
+        assert_eq!((find("default", 2, None), find("other", 1, None)), (None, None));
     }
 
     #[test]

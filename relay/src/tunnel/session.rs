@@ -49,6 +49,11 @@ use crate::clock;
 /// An agent's stream limit ends at the same number; beyond it a dial is answered `Overloaded`.
 pub(super) const FLOWS_MAX: usize = 16_384;
 
+/// How many flows one session's agent may have open outwards; beyond it a CONNECT is answered 503.
+///
+/// Four browsers' worth of connections at their limits; each takes at most 64 KiB here, and a socket or a stream elsewhere.
+const OUTBOUND_MAX: usize = 4_096;
+
 /// How many packets wait for a session's connection before the newest is dropped.
 const PACKETS_MAX: usize = 512;
 
@@ -74,6 +79,7 @@ pub(super) struct Session {
     /// How many datagrams had come from the agent when it was found silent; [`NOT_SILENT`] when it was not.
     silent_since: AtomicU64,
     flows: Arc<Semaphore>,
+    outbound: Arc<Semaphore>,
 }
 
 /// Why a session is cut.
@@ -121,6 +127,11 @@ impl Session {
         Arc::clone(&self.flows).try_acquire_owned().ok()
     }
 
+    /// Room for one more flow that the agent opens, `None` at [`OUTBOUND_MAX`].
+    pub(super) fn reserve_outbound(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.outbound).try_acquire_owned().ok()
+    }
+
     /// The preface of a flow to the agent's own loopback.
     pub(super) fn preface(&self, port: u16, client: Option<SocketAddr>) -> Preface {
         Preface { session: self.stream, kind: Kind::Tcp, host: Host::Loopback, port, client, trace: Trace::default() }
@@ -144,8 +155,6 @@ pub(super) async fn run(
     }
     // Before the 200 goes out: the first packet may come right behind it.
     let incoming = peer.datagrams.register(id).expect("a connection has one session");
-    stream.send_response(response).await?;
-    let (send, receive) = stream.split();
     let (packets, outgoing) = mpsc::channel(PACKETS_MAX);
     let session = Arc::new(Session {
         connection: peer.connection.clone(),
@@ -156,7 +165,12 @@ pub(super) async fn run(
         packets,
         silent_since: AtomicU64::new(NOT_SILENT),
         flows: Arc::new(Semaphore::new(FLOWS_MAX)),
+        outbound: Arc::new(Semaphore::new(OUTBOUND_MAX)),
     });
+    // The first flow may come right behind the 200 too.
+    let _live = peer.enliven(&session);
+    stream.send_response(response).await?;
+    let (send, receive) = stream.split();
     let (reader, mut writer) = (receive.into(), CapsuleWriter::from(send));
     introduce(&mut writer, admission).await?;
     let entered = acceptor.tunnels.enter(identity, Arc::clone(&session));

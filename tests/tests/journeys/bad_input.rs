@@ -122,16 +122,16 @@ async fn a_field_that_is_not_served_yet_is_said_in_a_condition_and_never_ignored
 }
 
 #[tokio::test]
-async fn an_egress_gateway_is_stored_with_a_warning_and_a_condition() {
+async fn networks_behind_a_node_are_stored_with_a_warning_and_a_condition() {
     let office = Office::open().await;
-    let node = format!("{}spec:\n  egressGateway:\n    enabled: true\n", manifest::node("office-link"));
+    let node = format!("{}spec:\n  routes: [10.0.0.0/8]\n", manifest::node("office-link"));
     let outcome = office.relay.cli().try_apply(&node).await;
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    assert!(outcome.stderr.contains("egressGateway"), "the warning is shown: {outcome:?}");
+    assert!(outcome.stderr.contains("spec.routes"), "the warning is shown: {outcome:?}");
     let condition = underpass_tests::eventually::eventually("the condition", async || {
         let node = office.relay.api().get(&format!("{NODES}/office-link")).await;
         let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.into_iter().find(|condition| condition["type"] == "EgressGateway").ok_or(node)
+        conditions.into_iter().find(|condition| condition["type"] == "Routes").ok_or(node)
     })
     .await;
     assert_eq!((&condition["status"], &condition["reason"]), (&"False".into(), &"NotSupported".into()));

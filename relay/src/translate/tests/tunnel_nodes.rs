@@ -57,3 +57,22 @@ fn only_a_node_with_an_egress_gateway_may_leave() {
     check(json!({"egressGateway": {"enabled": false}}), false);
     check(json!({"egressGateway": {"enabled": true}}), true);
 }
+
+#[test]
+fn a_node_says_whom_it_admits() {
+    let check = |allow_from: Value, want: &str, words: &str| {
+        let translation = one(with_spec("office", &json!({ "allowFrom": allow_from })));
+        let Status::TunnelNode(conditions) = translation.status("default", Kind::TunnelNode, "office") else {
+            panic!()
+        };
+        assert_eq!(brief(conditions), [format!("AllowFrom={want}")], "{allow_from}");
+        assert!(conditions[0].message.contains(words), "{allow_from}: {}", conditions[0].message);
+    };
+    check(json!([{"node": "a"}]), "True/Admitted", "1 other node may reach");
+    check(json!([{"node": "a", "ports": [80]}, {"node": "a"}, {"node": "b"}]), "True/Admitted", "2 other nodes may");
+    let mixed = json!([{"node": "a"}, {"gateway": "default"}]);
+    check(mixed, "True/Admitted", "entries that name one are not served yet");
+    check(json!([{"gateway": "default"}]), "False/NotSupported", "no other node may");
+    let wrong = json!([{"node": "a"}, {"node": "b", "ports": [80, "90-80"]}]);
+    check(wrong, "False/InvalidPorts", "spec.allowFrom[1].ports[1] is no port");
+}

@@ -145,14 +145,14 @@ fn a_backend_that_speaks_what_the_relay_does_not_is_refused_and_gets_no_requests
 }
 
 #[test]
-fn a_node_says_which_of_its_wishes_are_not_served() {
+fn a_node_says_which_of_its_wishes_are_served() {
     let spec = json!({"egressGateway": {"enabled": true}, "routes": ["10.0.0.0/8"], "allowFrom": [{"node": "a"}]});
     let translation = with(vec![whole(Kind::TunnelNode, "n", &spec), whole(Kind::TunnelNode, "plain", &json!({}))]);
     let conditions = |name| match translation.status("default", Kind::TunnelNode, name) {
         Status::TunnelNode(conditions) => brief(conditions),
         other => panic!("{other:?}"),
     };
-    let want = ["EgressGateway", "Routes", "AllowFrom"].map(|kind| format!("{kind}=False/NotSupported"));
+    let want = ["EgressGateway=True/Enabled", "AllowFrom=True/Admitted", "Routes=False/NotSupported"];
     assert_eq!(conditions("n"), want);
     assert!(conditions("plain").is_empty());
 }
