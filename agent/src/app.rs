@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use rcgen::CertificateParams;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -28,16 +29,18 @@ use underpass_shared::{
 use crate::{
     cli::{GlobalArgs, token},
     clock,
-    config::{RunArgs, RunConfig},
+    config::{ProxiesConfig, RunArgs, RunConfig},
     device::user::UserDevice,
     link::{
         Dialler, Link, LinkError,
+        outward::Outward,
         session::{End, Session},
     },
     node::{
         publish::Published,
         redial::{self, Next, Redial},
     },
+    proxies::Proxies,
     state_dir::{Owner, StateDir},
 };
 
@@ -74,10 +77,22 @@ pub async fn run(args: RunArgs, global: GlobalArgs) -> anyhow::Result<()> {
         (None, None) => Some(ask_for_token(&config, &global).await?),
     };
     let stop = stop_on_signal()?;
+    let outward = Outward::default();
+    let mut published = config.published.clone();
+    if let Some(ProxiesConfig { address, users }) = &config.proxies {
+        let proxies = Proxies::bind(*address, users.clone(), outward.clone()).await;
+        let proxies = proxies.with_context(|| {
+            format!("--socks-addr {address}: cannot listen there: is another agent running? Choose another port")
+        })?;
+        published = published.without(proxies.address().port());
+        println!("listening socks {}", proxies.address());
+        tokio::spawn(proxies.run(TaskTracker::new(), stop.clone()));
+    }
     let agent = Agent {
-        published: Arc::new(config.published.clone()),
+        published: Arc::new(published),
         dialler: Dialler::open()?,
         lingering: TaskTracker::new(),
+        outward,
         config,
         state,
         issued,
@@ -134,6 +149,8 @@ struct Agent {
     device: Option<UserDevice>,
     /// Links whose sessions ended in good order and whose flows still run.
     lingering: TaskTracker,
+    /// Where flows that begin here find the session of the moment.
+    outward: Outward,
 }
 
 /// What one attempt came to.
@@ -248,10 +265,13 @@ impl Agent {
             .filter(|device| device.address() == address)
             .unwrap_or_else(|| UserDevice::start(address, Arc::clone(&self.published)));
         let flows = session.flows();
+        let outward = self.outward.clone();
+        let led = link.lead(&outward, flows.clone());
         let end = tokio::select! {
             end = session.live(&mut device, stop) => end,
             never = self.renew(&link, issued) => match never {},
         };
+        drop(led);
         self.device = Some(device);
         if matches!(end, End::Drained | End::Stopped) {
             flows.close();

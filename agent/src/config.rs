@@ -1,6 +1,6 @@
 //! From what was typed after `tunnel run` ([`RunArgs`]) to what it means ([`RunConfig`]).
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use underpass_shared::{
@@ -8,7 +8,10 @@ use underpass_shared::{
     identity::{NodeName, ProjectName},
 };
 
-use crate::node::publish::{Publication, Published, PublishedTwice};
+use crate::{
+    node::publish::{Publication, Published, PublishedTwice},
+    proxies::users::{Users, UsersError},
+};
 
 /// What `underpass tunnel run` was given.
 #[derive(Clone, Args)]
@@ -36,6 +39,16 @@ pub struct RunArgs {
     /// How flows travel: over streams where the relay offers them, or as packets only
     #[arg(long, value_enum, default_value_t = Lane::Auto)]
     pub lane: Lane,
+
+    /// Serve SOCKS5 and HTTP CONNECT to programs on this host, which reach other nodes and the internet by it as far as the
+    /// TunnelNodes allow, such as 127.0.0.1:1080 [default: neither]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = socks_addr)]
+    pub socks_addr: Option<SocketAddr>,
+
+    /// Names and passwords for --socks-addr, USER:PASSWORD one a line, readable by you alone; needed where others than this
+    /// host can connect
+    #[arg(long, value_name = "FILE", requires = "socks_addr")]
+    pub socks_user_file: Option<PathBuf>,
 
     /// What is logged: error, warn, info, debug, trace, or a filter such as `info,underpass_agent::link=debug`
     #[arg(long, value_name = "FILTER", default_value = "warn", env = "UNDERPASS_LOG")]
@@ -66,6 +79,21 @@ pub struct RunConfig {
     pub state_dir: PathBuf,
     pub published: Published,
     pub lane: Lane,
+    pub proxies: Option<ProxiesConfig>,
+}
+
+/// Where the proxies listen, and to whom.
+#[derive(Debug)]
+pub struct ProxiesConfig {
+    pub address: SocketAddr,
+    /// `None`: to whoever can connect.
+    pub users: Option<Users>,
+}
+
+/// An address and a port; `localhost` is its IPv4 address.
+fn socks_addr(text: &str) -> Result<SocketAddr, String> {
+    let written = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    written.as_deref().unwrap_or(text).parse().map_err(|_| "not ADDR:PORT, such as 127.0.0.1:1080".to_owned())
 }
 
 /// What was wrong with what was typed.
@@ -81,6 +109,13 @@ pub enum ConfigError {
     OtherNode { token: NodeName, token_project: ProjectName, node: NodeName, project: ProjectName },
     #[error(transparent)]
     Published(#[from] PublishedTwice),
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    #[error(
+        "--socks-addr {0}: others than this host could use it: add --socks-user-file, or listen on 127.0.0.1:{port}",
+        port = .0.port()
+    )]
+    OpenProxy(SocketAddr),
 }
 
 impl RunArgs {
@@ -115,7 +150,14 @@ impl RunArgs {
             home.join("underpass").join(project.as_str()).join(self.node.as_str())
         });
         let published = Published::new(&self.publish)?;
-        Ok(RunConfig { project, node: self.node, token, state_dir, published, lane: self.lane })
+        let users = self.socks_user_file.as_deref().map(Users::load).transpose()?;
+        let proxies = match self.socks_addr {
+            Some(address) if users.is_none() && !address.ip().to_canonical().is_loopback() => {
+                return Err(ConfigError::OpenProxy(address));
+            }
+            address => address.map(|address| ProxiesConfig { address, users }),
+        };
+        Ok(RunConfig { project, node: self.node, token, state_dir, published, lane: self.lane, proxies })
     }
 }
 
@@ -174,5 +216,21 @@ mod tests {
     fn contradicting_publications_are_refused() {
         let error = resolve(&["office", "--publish", "80=1", "--publish", "80=2"]).unwrap_err();
         assert_eq!(error, "port 80 is published twice, as 1 and as 2: leave one out");
+    }
+
+    #[test]
+    fn a_proxy_for_everybody_needs_passwords() {
+        let address =
+            |text: &str| resolve(&["office", "--socks-addr", text]).map(|config| config.proxies.unwrap().address);
+        for (text, want) in
+            [("127.0.0.1:1080", "127.0.0.1:1080"), ("localhost:0", "127.0.0.1:0"), ("[::1]:1080", "[::1]:1080")]
+        {
+            assert_eq!(address(text), Ok(want.parse().unwrap()), "{text}");
+        }
+        assert!(resolve(&["office"]).unwrap().proxies.is_none(), "it is off unless asked for");
+        for open in ["0.0.0.0:1080", "[::]:1080", "192.0.2.1:1080", "[::ffff:192.0.2.1]:1080"] {
+            let error = address(open).unwrap_err();
+            assert!(error.ends_with("add --socks-user-file, or listen on 127.0.0.1:1080"), "{error}");
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod device;
 pub mod link;
 pub mod node;
+pub mod proxies;
 pub mod service;
 pub mod state_dir;
 

@@ -1,4 +1,4 @@
-//! From a flow that the gateway opened to a service on this host's loopback.
+//! From a flow that the gateway or another node opened to a service on this host's loopback.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 use tokio::{net::TcpStream, time::timeout};
 use underpass_shared::wire::preface::{Reason, Refused, RefusedCode};
 
-use crate::node::publish::Published;
+use crate::node::publish::{Caller, Published};
 
 /// How long a local service may take to accept.
 ///
@@ -20,8 +20,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What the relay is told: the port is not published, nothing listens there, or it did not answer.
-pub async fn dial(published: &Published, port: u16) -> Result<TcpStream, Refused> {
-    let Some(local) = published.local(port) else {
+pub async fn dial(published: &Published, port: u16, caller: Caller) -> Result<TcpStream, Refused> {
+    let Some(local) = published.local(port, caller) else {
         return Err(refused(RefusedCode::NotPublished, &format!("port {port} is not published")));
     };
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, local));
@@ -67,7 +67,7 @@ mod tests {
             let listener = TcpListener::bind(loopback).await.unwrap();
             let address = listener.local_addr().unwrap();
             let published = only(80, address.port());
-            let (dialled, accepted) = tokio::join!(dial(&published, 80), listener.accept());
+            let (dialled, accepted) = tokio::join!(dial(&published, 80, Caller::Gateway), listener.accept());
             assert_eq!(dialled.unwrap().peer_addr().unwrap(), address);
             accepted.unwrap();
         }
@@ -77,14 +77,14 @@ mod tests {
     async fn an_unpublished_port_is_never_dialled() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let refused = dial(&only(if port == 80 { 81 } else { 80 }, port), port).await.unwrap_err();
+        let refused = dial(&only(if port == 80 { 81 } else { 80 }, port), port, Caller::Gateway).await.unwrap_err();
         assert_eq!(refused.code, RefusedCode::NotPublished);
     }
 
     #[tokio::test]
     async fn a_port_where_nothing_listens_is_named() {
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let refused = dial(&Published::default(), port).await.unwrap_err();
+        let refused = dial(&Published::default(), port, Caller::Gateway).await.unwrap_err();
         assert_eq!(refused.code, RefusedCode::Refused);
         assert_eq!(refused.reason.as_str(), format!("nothing listens on 127.0.0.1:{port}"));
     }

@@ -5,9 +5,11 @@
 //! stands in, so that a mutated text still reaches the code behind.
 
 mod gateway;
+mod programs;
 mod requests;
 
 pub use self::gateway::{http1_answer, proxy_protocol, translation};
+pub use self::programs::{http_connect, socks5};
 pub use self::requests::{accept, bearer_token, continue_token, field_selector, label_selector, path, protobuf, query};
 
 use std::sync::LazyLock;
@@ -54,6 +56,8 @@ pub const ALL: &[(&str, Decoder)] = &[
     ("proxy_protocol", proxy_protocol),
     ("http1_answer", http1_answer),
     ("translation", translation),
+    ("socks5", socks5),
+    ("http_connect", http_connect),
 ];
 
 /// JSON bodies.

@@ -24,6 +24,7 @@ pub mod python;
 pub mod recorder;
 pub mod relay;
 pub mod service;
+pub mod socks;
 pub mod stage;
 pub mod upstream;
 pub mod websocket;

@@ -61,6 +61,10 @@ mod kubectl_read;
 mod kubectl_write;
 #[path = "journeys/live.rs"]
 mod live;
+#[path = "journeys/outbound.rs"]
+mod outbound;
+#[path = "journeys/outbound_clients.rs"]
+mod outbound_clients;
 #[path = "journeys/packet_lane.rs"]
 mod packet_lane;
 #[path = "journeys/path_bypass.rs"]

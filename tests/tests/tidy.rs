@@ -20,6 +20,8 @@ const PURE: &[&str] = &[
     "relay/src/translate",
     "relay/src/store/state.rs",
     "relay/src/tunnel/consent.rs",
+    "relay/src/tunnel/destination.rs",
+    "shared/src/quic/connect/frames.rs",
     "relay/src/collector/plan.rs",
     "relay/src/api/status.rs",
     "relay/src/api/verbs/pipeline.rs",
@@ -30,6 +32,8 @@ const PURE: &[&str] = &[
     "shared/src/prefix.rs",
     "shared/src/identity.rs",
     "agent/src/node",
+    "agent/src/proxies/http_connect.rs",
+    "agent/src/proxies/socks5.rs",
 ];
 
 /// Words of the world: of asynchrony, clocks, chance and transport.

@@ -13,7 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 use underpass_shared::netstack::{Config, Netstack, PacketPort, PendingFlow};
 
-use crate::{node::publish::Published, service};
+use crate::{
+    node::publish::{Caller, Published},
+    service,
+};
 
 /// The netstack at one address. It outlives sessions, so that flows survive a change of relay.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ impl UserDevice {
             address,
             port,
             _driver: AbortOnDropHandle::new(tokio::spawn(driver.run())),
-            _accepting: AbortOnDropHandle::new(tokio::spawn(accept(netstack, published))),
+            _accepting: AbortOnDropHandle::new(tokio::spawn(accept(netstack, address, published))),
         }
     }
 
@@ -54,16 +57,17 @@ impl UserDevice {
     }
 }
 
-async fn accept(netstack: Netstack, published: Arc<Published>) {
+async fn accept(netstack: Netstack, own: Ipv6Addr, published: Arc<Published>) {
     while let Some(pending) = netstack.accept().await {
         // The netstack bounds how many flows there are.
-        tokio::spawn(serve(pending, Arc::clone(&published)));
+        tokio::spawn(serve(pending, own, Arc::clone(&published)));
     }
 }
 
-async fn serve(pending: PendingFlow, published: Arc<Published>) {
+async fn serve(pending: PendingFlow, own: Ipv6Addr, published: Arc<Published>) {
     let port = pending.local().port();
-    let mut service = match service::dial(&published, port).await {
+    let caller = Caller::of(Some(pending.remote().ip()), own);
+    let mut service = match service::dial(&published, port, caller).await {
         Ok(service) => service,
         Err(refused) => {
             debug!(port, reason = %refused, "flow refused");

@@ -1,7 +1,9 @@
 //! The way to one relay: QUIC, HTTP/3 on it, the enrolment exchange and the CONNECT-IP request.
 //!
-//! Owns one connection. What travels in a session is `session`'s; when to dial is `node::redial`'s.
+//! Owns one connection. What travels in a session is `session`'s, flows that begin here are `outward`'s; when to dial is
+//! `node::redial`'s.
 
+pub mod outward;
 pub mod session;
 
 use std::{io, net::SocketAddr, ops::RangeInclusive, time::Duration};

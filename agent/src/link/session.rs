@@ -31,7 +31,12 @@ use underpass_shared::{
 };
 
 use super::{ANSWER, Link, LinkError};
-use crate::{config::Lane, device::user::UserDevice, node::publish::Published, service};
+use crate::{
+    config::Lane,
+    device::user::UserDevice,
+    node::publish::{Caller, Published},
+    service,
+};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -98,7 +103,7 @@ impl Link {
         };
         let flows = TaskTracker::new();
         let accepting = streams.then(|| {
-            let accept = accept(self.connection.clone(), id, published, flows.clone());
+            let accept = accept(self.connection.clone(), (id, address), published, flows.clone());
             AbortOnDropHandle::new(tokio::spawn(accept.in_current_span()))
         });
         Ok(Session {
@@ -199,7 +204,12 @@ async fn assigned(reader: &mut CapsuleReader) -> Result<Option<Ipv6Addr>, Capsul
 }
 
 /// Takes the flows that the relay opens, and raises the limit before it is reached.
-async fn accept(connection: quinn::Connection, session: u64, published: Arc<Published>, flows: TaskTracker) {
+async fn accept(
+    connection: quinn::Connection,
+    session: (u64, Ipv6Addr),
+    published: Arc<Published>,
+    flows: TaskTracker,
+) {
     let limit = Arc::new(Mutex::new(StreamLimit::new(RELAY_STREAMS)));
     while let Ok((send, receive)) = connection.accept_bi().await {
         if let Some(raised) = limit.lock().unwrap_or_else(PoisonError::into_inner).handle_opened() {
@@ -214,8 +224,13 @@ async fn accept(connection: quinn::Connection, session: u64, published: Arc<Publ
     }
 }
 
-/// Joins one flow to the service it is for.
-async fn serve(send: quinn::SendStream, receive: quinn::RecvStream, session: u64, published: &Published) {
+/// Joins one flow to the service it is for, in a session and at the address that is ours there.
+async fn serve(
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+    (session, own): (u64, Ipv6Addr),
+    published: &Published,
+) {
     let (preface, mut flow) = match lane::accept_flow(send, receive).await {
         Ok(accepted) => accepted,
         Err(error) => return debug!(%error, "flow refused"),
@@ -232,8 +247,9 @@ async fn serve(send: quinn::SendStream, receive: quinn::RecvStream, session: u64
         let _ = flow.refuse(RefusedCode::NotPublished, reason).await;
         return;
     }
+    let caller = Caller::of(preface.client.map(|client| client.ip()), own);
     let dialled = tokio::select! {
-        dialled = service::dial(published, preface.port) => dialled,
+        dialled = service::dial(published, preface.port, caller) => dialled,
         () = flow.abandoned() => return,
     };
     match dialled {

@@ -1,6 +1,12 @@
-//! What the agent offers to its project's gateway: its own loopback ports, all of them or those that were named.
+//! What the agent offers: its own loopback ports, to its project's gateway all of them or those that were named, to other
+//! nodes only those that were named.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 /// One `--publish`: a port of the node, and the loopback port behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +44,33 @@ impl fmt::Display for Publication {
 /// Which loopback port serves which port of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Published {
-    /// Empty: every port is published as itself.
+    /// Empty: every port is published to the gateway as itself, and none to other nodes.
     local_by_port: BTreeMap<u16, u16>,
+    /// Loopback ports of the agent's own, which nobody may reach through the tunnel.
+    own: BTreeSet<u16>,
+}
+
+/// Who wants to reach a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A Gateway of the agent's project.
+    Gateway,
+    /// Another node, whom the TunnelNode admits, or it would not have come so far.
+    Node,
+}
+
+impl Caller {
+    /// Who `client` is to the agent at `own`: what has a node's address in the same overlay is a node. Relays are not: they
+    /// dial for the gateway (see `prefix`).
+    #[must_use]
+    pub fn of(client: Option<IpAddr>, own: Ipv6Addr) -> Self {
+        let Some(IpAddr::V6(client)) = client else { return Self::Gateway };
+        let (client, own) = (client.octets(), own.octets());
+        match client[..6] == own[..6] && client[6..8] != [0, 0] {
+            true => Self::Node,
+            false => Self::Gateway,
+        }
+    }
 }
 
 /// Two publications that contradict each other.
@@ -64,16 +95,25 @@ impl Published {
                 _ => {}
             }
         }
-        Ok(Self { local_by_port })
+        Ok(Self { local_by_port, own: BTreeSet::new() })
     }
 
-    /// The loopback port behind `port`, `None` when it is not published.
+    /// Keeps everybody from `port` of loopback, where the agent itself listens.
     #[must_use]
-    pub fn local(&self, port: u16) -> Option<u16> {
-        if port == 0 {
-            return None;
-        }
-        if self.local_by_port.is_empty() { Some(port) } else { self.local_by_port.get(&port).copied() }
+    pub fn without(mut self, port: u16) -> Self {
+        self.own.insert(port);
+        self
+    }
+
+    /// The loopback port behind `port`, `None` when it is not published to `caller`.
+    #[must_use]
+    pub fn local(&self, port: u16, caller: Caller) -> Option<u16> {
+        let local = match self.local_by_port.get(&port) {
+            Some(&local) => local,
+            None if caller == Caller::Gateway && self.local_by_port.is_empty() && port != 0 => port,
+            None => return None,
+        };
+        (!self.own.contains(&local)).then_some(local)
     }
 }
 
@@ -88,13 +128,52 @@ mod tests {
     #[test]
     fn without_a_list_every_port_is_published() {
         let all = published(&[]).unwrap();
-        assert_eq!((all.local(80), all.local(65_535), all.local(0)), (Some(80), Some(65_535), None));
+        let local = |port| all.local(port, Caller::Gateway);
+        assert_eq!((local(80), local(65_535), local(0)), (Some(80), Some(65_535), None));
+    }
+
+    #[test]
+    fn other_nodes_reach_only_what_was_named() {
+        assert_eq!(published(&[]).unwrap().local(80, Caller::Node), None);
+        let some = published(&["8080", "80=3000"]).unwrap();
+        let local = |port| some.local(port, Caller::Node);
+        assert_eq!((local(8080), local(80), local(3000)), (Some(8080), Some(3000), None));
+    }
+
+    #[test]
+    fn nobody_reaches_where_the_agent_itself_listens() {
+        for publications in [&[][..], &["1080"], &["80=1080"]] {
+            let published = published(publications).unwrap().without(1080);
+            for caller in [Caller::Gateway, Caller::Node] {
+                assert_eq!(
+                    (published.local(1080, caller), published.local(80, caller).filter(|&at| at == 1080)),
+                    (None, None)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_is_known_by_its_address() {
+        let own = "fd01:203:405:7:0:1:0:1".parse().unwrap();
+        for (client, want) in [
+            (None, Caller::Gateway),
+            (Some("192.0.2.1"), Caller::Gateway),
+            (Some("2001:db8::1"), Caller::Gateway),
+            (Some("fd01:203:406:7:0:1:0:1"), Caller::Gateway),
+            (Some("fd01:203:405:0:0:1:0:1"), Caller::Gateway),
+            (Some("fd01:203:405:8:0:1:0:1"), Caller::Node),
+            (Some("fd01:203:405:7:0:2:0:1"), Caller::Node),
+        ] {
+            assert_eq!(Caller::of(client.map(|client| client.parse().unwrap()), own), want, "{client:?}");
+        }
     }
 
     #[test]
     fn a_list_narrows_and_maps() {
         let some = published(&["8080", "80=3000"]).unwrap();
-        assert_eq!((some.local(8080), some.local(80), some.local(3000)), (Some(8080), Some(3000), None));
+        let local = |port| some.local(port, Caller::Gateway);
+        assert_eq!((local(8080), local(80), local(3000)), (Some(8080), Some(3000), None));
     }
 
     #[test]
