@@ -1,13 +1,21 @@
 //! What the tests of this folder stand on: a CA, certificates, and a relay and an agent joined over loopback.
 
-use std::{future::Future, net::Ipv4Addr, time::Duration};
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::sync::mpsc;
+use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 
 use super::{
     endpoint, http3,
@@ -98,10 +106,86 @@ pub(super) async fn join(
     Ok(Pair { relay, agent, _endpoints: (listening, dialling) })
 }
 
+/// A relay and an agent joined by a path that passes UDP payloads of at most `limit` bytes.
+pub(super) async fn pair_over(limit: usize) -> (Pair, Path) {
+    let ca = Ca::new();
+    let listening = endpoint::listen((Ipv4Addr::LOCALHOST, 0).into(), ca.relay_tls()).unwrap();
+    let path = Path::to(listening.local_addr().unwrap(), limit).await;
+    let dialling = endpoint::dialler().unwrap();
+    let accept = async { endpoint::handshake(listening.accept().await.unwrap().accept().unwrap()).await.unwrap() };
+    let config = endpoint::client_config(ca.agent_tls()).unwrap();
+    let (relay, agent) = tokio::join!(accept, endpoint::connect(&dialling, config, path.address()));
+    (Pair { relay, agent: agent.unwrap(), _endpoints: (listening, dialling) }, path)
+}
+
 /// A relay and an agent of one deployment, joined.
 pub(super) async fn pair() -> Pair {
     let ca = Ca::new();
     join(ca.relay_tls(), ca.agent_tls()).await.unwrap()
+}
+
+/// The largest UDP payload on an IPv6 path of 1280 bytes.
+pub(super) const PATH_1280: usize = 1280 - 40 - 8;
+
+/// A path to a relay that drops what is larger than its limit, and tells nobody: a black hole.
+pub(super) struct Path {
+    address: SocketAddr,
+    limit: Arc<AtomicUsize>,
+    too_large: Arc<AtomicUsize>,
+    _forwarding: JoinSet<()>,
+}
+
+impl Path {
+    /// A path to `relay` for one client, for UDP payloads of at most `limit` bytes.
+    pub(super) async fn to(relay: SocketAddr, limit: usize) -> Self {
+        let near = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+        let far = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+        far.connect(relay).await.unwrap();
+        let (limit, too_large) = (Arc::new(AtomicUsize::new(limit)), Arc::new(AtomicUsize::new(0)));
+        let address = near.local_addr().unwrap();
+        let passes = {
+            let (limit, too_large) = (Arc::clone(&limit), Arc::clone(&too_large));
+            move |bytes: usize| bytes <= limit.load(Relaxed) || too_large.fetch_add(1, Relaxed) == usize::MAX
+        };
+        let mut forwarding = JoinSet::new();
+        let (from, to, fits) = (Arc::clone(&near), Arc::clone(&far), passes.clone());
+        forwarding.spawn(async move {
+            let mut packet = [0; 2048];
+            let (mut bytes, client) = from.recv_from(&mut packet).await.unwrap();
+            from.connect(client).await.unwrap();
+            loop {
+                if fits(bytes) {
+                    let _ = to.send(&packet[..bytes]).await;
+                }
+                bytes = from.recv(&mut packet).await.unwrap();
+            }
+        });
+        forwarding.spawn(async move {
+            let mut packet = [0; 2048];
+            loop {
+                let bytes = far.recv(&mut packet).await.unwrap();
+                if passes(bytes) {
+                    let _ = near.send(&packet[..bytes]).await;
+                }
+            }
+        });
+        Self { address, limit, too_large, _forwarding: forwarding }
+    }
+
+    /// What the client dials instead of the relay.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on UDP payloads of at most `bytes` pass.
+    pub(super) fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Relaxed);
+    }
+
+    /// How many packets were too large so far.
+    pub(super) fn too_large(&self) -> usize {
+        self.too_large.load(Relaxed)
+    }
 }
 
 /// HTTP/3 over a pair: the relay's server, and the agent's way to send requests, whose driver runs.
