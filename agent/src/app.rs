@@ -17,12 +17,16 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tracing::{info, warn};
 use underpass_shared::{
     enrolment::{ENROL_PATH, EnrolRequest, EnrolmentToken, Issued, RENEW_PATH, RefusalReason},
     host::{self, state_home},
     identity::AgentId,
+    ledger::Ledger,
     quic::tls::{Credential, Trust},
 };
 
@@ -36,6 +40,7 @@ use crate::{
         outward::Outward,
         session::{End, Session},
     },
+    losses,
     node::{
         publish::Published,
         redial::{self, Next, Redial},
@@ -88,9 +93,14 @@ pub async fn run(args: RunArgs, global: GlobalArgs) -> anyhow::Result<()> {
         println!("listening socks {}", proxies.address());
         tokio::spawn(proxies.run(TaskTracker::new(), stop.clone()));
     }
+    let ledger = Arc::<Ledger>::default();
+    let dialler = Dialler::open(Arc::clone(&ledger))?;
+    let losses = AbortOnDropHandle::new(tokio::spawn(losses::report(Arc::clone(&ledger), dialler.losses())));
     let agent = Agent {
         published: Arc::new(published),
-        dialler: Dialler::open()?,
+        dialler,
+        ledger,
+        _losses: losses,
         lingering: TaskTracker::new(),
         outward,
         config,
@@ -143,6 +153,8 @@ struct Agent {
     config: RunConfig,
     published: Arc<Published>,
     dialler: Dialler,
+    ledger: Arc<Ledger>,
+    _losses: AbortOnDropHandle<()>,
     state: StateDir,
     issued: Option<Issued>,
     token: Option<EnrolmentToken>,
@@ -263,7 +275,7 @@ impl Agent {
             .device
             .take()
             .filter(|device| device.address() == address)
-            .unwrap_or_else(|| UserDevice::start(address, Arc::clone(&self.published)));
+            .unwrap_or_else(|| UserDevice::start(address, Arc::clone(&self.published), Arc::clone(&self.ledger)));
         let flows = session.flows();
         let outward = self.outward.clone();
         let led = link.lead(&outward, flows.clone());

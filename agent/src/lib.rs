@@ -6,6 +6,7 @@ pub mod config;
 
 pub mod device;
 pub mod link;
+mod losses;
 pub mod node;
 pub mod proxies;
 pub mod service;

@@ -16,7 +16,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 use underpass_shared::{host, identity::RelayId, quic};
 
@@ -35,7 +35,7 @@ use crate::{
     proxy::{Routing, checks, may_dial::DialPolicy, session::Sessions},
     store::Store,
     translate::Settings,
-    tunnel::{Acceptor, TunnelPort, Tunnels},
+    tunnel::{Acceptor, TunnelPort, Tunnels, losses},
     worker::Workers,
 };
 
@@ -156,6 +156,8 @@ impl Relay {
 
     async fn run(mut self, workers: &Workers, stop: CancellationToken) -> anyhow::Result<()> {
         let (drain, api_stop) = (CancellationToken::new(), CancellationToken::new());
+        let losses = losses::report(self.acceptor.tunnels.clone(), self.port.losses());
+        let _losses = AbortOnDropHandle::new(workers.tunnel().spawn(losses));
         let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
         let (listener, tls, api) = self.api;
         let api = workers.api().spawn(api::serve(listener, tls, api, api_stop.clone()));

@@ -5,6 +5,7 @@
 pub mod enrolment;
 pub mod host;
 pub mod identity;
+pub mod ledger;
 pub mod netstack;
 pub mod packet;
 pub mod prefix;

@@ -64,6 +64,20 @@ impl ProjectPrefix {
         Self([0xfd, id[0], id[1], id[2], id[3], id[4]])
     }
 
+    /// The project whose overlay `address` lies in; `None` for one that is in no overlay.
+    #[must_use]
+    pub fn of(address: Ipv6Addr) -> Option<Self> {
+        let octets = address.octets();
+        let prefix = [octets[0], octets[1], octets[2], octets[3], octets[4], octets[5]];
+        (octets[0] == 0xfd).then_some(Self(prefix))
+    }
+
+    /// The address that every relay has in this project: the first agent's place in node 0.
+    #[must_use]
+    pub fn relay_address(self) -> Ipv6Addr {
+        self.node(RELAY_NODE).agent(AgentNumber(1)).address()
+    }
+
     /// The first address of the prefix.
     #[must_use]
     pub fn network(self) -> Ipv6Addr {
@@ -208,6 +222,7 @@ mod tests {
         assert_eq!(project().to_string(), "fd01:203:405::/48");
         assert_eq!(node.to_string(), "fd01:203:405:7::/64");
         assert_eq!(agent.to_string(), "fd01:203:405:7:1:203::/96");
+        assert_eq!(project().relay_address().to_string(), "fd01:203:405::1:0:1");
         assert_eq!(agent.address().to_string(), "fd01:203:405:7:1:203:0:1");
         assert_eq!(agent.embed(Ipv4Addr::new(192, 0, 2, 7)).to_string(), "fd01:203:405:7:1:203:c000:207");
     }
@@ -230,6 +245,7 @@ mod tests {
             let prefix = project().node(node).agent(agent);
             prop_assert_eq!(project().locate(prefix.embed(host)), Some(Place::Agent(node, agent, host)));
             prop_assert!(prefix.contains(prefix.embed(host)));
+            prop_assert_eq!(ProjectPrefix::of(prefix.embed(host)), Some(project()));
             prop_assert_eq!(project().locate(project().node(node).network()), Some(Place::AnyAgent(node)));
         }
     }

@@ -11,7 +11,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::copy_bidirectional;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
-use underpass_shared::netstack::{Config, Netstack, PacketPort, PendingFlow};
+use underpass_shared::{
+    ledger::Ledger,
+    netstack::{Config, Netstack, PacketPort, PendingFlow},
+};
 
 use crate::{
     node::publish::{Caller, Published},
@@ -30,8 +33,9 @@ pub struct UserDevice {
 impl UserDevice {
     /// Starts a netstack at `address` that lets in what is published.
     #[must_use]
-    pub fn start(address: Ipv6Addr, published: Arc<Published>) -> Self {
-        let (netstack, port, driver) = Netstack::new(Config::new(vec![IpAddr::V6(address).into()], rand::random()));
+    pub fn start(address: Ipv6Addr, published: Arc<Published>, ledger: Arc<Ledger>) -> Self {
+        let config = Config { ledger, ..Config::new(vec![IpAddr::V6(address).into()], rand::random()) };
+        let (netstack, port, driver) = Netstack::new(config);
         Self {
             address,
             port,

@@ -6,7 +6,7 @@
 pub mod outward;
 pub mod session;
 
-use std::{io, net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{io, net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Buf as _;
 use http::{Request, StatusCode, header};
@@ -18,9 +18,11 @@ use tokio::{
 use tracing::debug;
 use underpass_shared::{
     enrolment::{EXCHANGE_BYTES_MAX, EnrolRequest, Issued, Refusal, Secret},
+    ledger::Ledger,
     quic::{
         endpoint::{self, HANDSHAKE_TIMEOUT, HandshakeError},
         http3::{self, ClientStream, ConnectionError, NoExtendedConnect, Requests, StreamError},
+        socket::SocketLosses,
         tls::{self, Credential, SERVER_NAME, TlsError, Trust},
     },
 };
@@ -78,6 +80,7 @@ pub struct Link {
     connection: quinn::Connection,
     requests: Requests,
     driver: JoinHandle<ConnectionError>,
+    ledger: Arc<Ledger>,
 }
 
 impl std::fmt::Debug for Link {
@@ -90,6 +93,8 @@ impl std::fmt::Debug for Link {
 #[derive(Debug)]
 pub struct Dialler {
     socket: quinn::Endpoint,
+    /// Where the packets of all links are counted.
+    ledger: Arc<Ledger>,
 }
 
 impl Dialler {
@@ -97,8 +102,14 @@ impl Dialler {
     ///
     /// # Errors
     /// When the host has no network stack to speak of.
-    pub fn open() -> io::Result<Self> {
-        endpoint::dialler().map(|socket| Self { socket })
+    pub fn open(ledger: Arc<Ledger>) -> io::Result<Self> {
+        endpoint::dialler().map(|socket| Self { socket, ledger })
+    }
+
+    /// What the kernel drops before the socket.
+    #[must_use]
+    pub fn losses(&self) -> Option<SocketLosses> {
+        SocketLosses::of(&self.socket)
     }
 
     /// Dials `relay` (`host:port`), each of its addresses in turn, and speaks HTTP/3 to the first that answers.
@@ -116,7 +127,7 @@ impl Dialler {
         let mut fault = resolve(io::Error::other("the name has no address"));
         for address in addresses {
             match endpoint::connect(&self.socket, tls.clone(), address).await {
-                Ok(connection) => return Link::speak(relay, connection).await,
+                Ok(connection) => return Link::speak(relay, connection, Arc::clone(&self.ledger)).await,
                 Err(source) => {
                     debug!(%address, error = %source, "address passed over");
                     fault = LinkError::Handshake { relay: relay.to_owned(), address, source };
@@ -128,12 +139,12 @@ impl Dialler {
 }
 
 impl Link {
-    async fn speak(relay: &str, connection: quinn::Connection) -> Result<Self, LinkError> {
+    async fn speak(relay: &str, connection: quinn::Connection, ledger: Arc<Ledger>) -> Result<Self, LinkError> {
         let (mut driver, requests) = http3::connect(connection.clone())
             .await
             .map_err(|source| LinkError::Connection { relay: relay.to_owned(), source })?;
         let driver = tokio::spawn(async move { driver.wait_idle().await });
-        Ok(Self { relay: relay.to_owned(), connection, requests, driver })
+        Ok(Self { relay: relay.to_owned(), connection, requests, driver, ledger })
     }
 
     /// The QUIC connection beneath.

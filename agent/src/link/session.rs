@@ -5,19 +5,27 @@
 use std::{
     net::Ipv6Addr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use bytes::BytesMut;
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
 use tracing::{Instrument as _, debug, info_span};
 use underpass_shared::{
+    ledger::{Place, Reason},
+    packet::{
+        IpView,
+        icmp::{self, Allowance},
+    },
+    prefix::ProjectPrefix,
     quic::{
-        capsules::{CapsuleReader, CapsuleWriter, CapsulesError, send_packet},
+        capsules::{CAPSULE_PACKET_BYTES_MAX, CapsuleReader, CapsuleWriter, CapsulesError, NotSent, send_packet},
         datagrams::{Datagrams, Receiver},
         endpoint::RELAY_STREAMS,
         http3, lane,
@@ -25,18 +33,22 @@ use underpass_shared::{
     },
     wire::{
         capsule::Capsule,
-        datagram,
+        datagram::{self, Framer},
         preface::{self, Host, RefusedCode},
     },
 };
 
 use super::{ANSWER, Link, LinkError};
 use crate::{
+    clock,
     config::Lane,
     device::user::UserDevice,
     node::publish::{Caller, Published},
     service,
 };
+
+/// How often the ledger is told what QUIC has sent.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -77,7 +89,7 @@ impl Link {
             let offer = HeaderValue::try_from(preface::offer()).expect("digits and commas make a header value");
             request.headers_mut().insert(preface::LANE_HEADER, offer);
         }
-        let datagrams = Datagrams::spawn(self.connection.clone());
+        let datagrams = Datagrams::spawn(self.connection.clone(), Arc::clone(&self.ledger));
         let (stream, incoming, streams) = self
             .in_time(async {
                 let mut stream = self.send(request).await?;
@@ -139,12 +151,19 @@ impl Session {
 
     /// Moves capsules and packets until the session ends or `stop` is cancelled.
     pub async fn live(mut self, device: &mut UserDevice, stop: &CancellationToken) -> End {
+        let mut framer = Framer::default();
+        let mut errors = Allowance::default();
+        let since = clock::instant();
+        let mut settle = interval(SETTLE);
         loop {
             tokio::select! {
                 capsule = self.reader.next() => match capsule {
                     Ok(Some(Capsule::Datagram(payload))) => match datagram::decode_payload(payload) {
                         Ok(packet) => device.push(packet),
-                        Err(error) => debug!(%error, "packet dropped"),
+                        Err(_) => {
+                            self.datagrams.ledger().enter(Place::QuicReceive, 1);
+                            self.datagrams.ledger().lose(Place::QuicReceive, Reason::Malformed, 1);
+                        }
                     },
                     Ok(Some(Capsule::Drain(_))) => {
                         let _ = self.writer.finish().await;
@@ -159,12 +178,19 @@ impl Session {
                 },
                 Some(packet) = self.incoming.recv() => device.push(packet),
                 Some(packet) = device.recv() => {
-                    match send_packet(&self.datagrams, &mut self.writer, self.id, &packet).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => debug!(%error, "packet dropped"),
+                    let frame = framer.frame(self.id, &packet).freeze();
+                    match send_packet(&self.datagrams, &mut self.writer, &frame).await {
+                        Ok(Ok(()) | Err(NotSent::Lost)) => {}
+                        Ok(Err(NotSent::TooBig)) if errors.take(since.elapsed()) => {
+                            if let Some(answer) = self.too_big(&packet) {
+                                device.push(answer.freeze());
+                            }
+                        }
+                        Ok(Err(NotSent::TooBig)) => {}
                         Err(error) => return self.lost(&error),
                     }
                 }
+                _ = settle.tick() => self.datagrams.settle(),
                 () = stop.cancelled() => {
                     // The relay learns of it, chooses us no more, and lets flows in flight finish.
                     let _ = self.writer.finish().await;
@@ -172,6 +198,13 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Packet Too Big for a packet of the device's, as from the relay, which is the next hop.
+    fn too_big(&self, packet: &[u8]) -> Option<BytesMut> {
+        let relay = ProjectPrefix::of(self.address)?.relay_address();
+        let takes = self.datagrams.packet_bytes_max(self.id).unwrap_or(0).max(CAPSULE_PACKET_BYTES_MAX);
+        icmp::too_big(&IpView::parse(packet).ok()?, relay.into(), u16::try_from(takes).unwrap_or(u16::MAX))
     }
 
     /// What ended the session: the relay's own words where it closed the connection, else what was noticed.

@@ -26,6 +26,7 @@ use underpass_shared::{
         datagrams::Datagrams,
         endpoint::{self, CLIENT_STREAMS},
         http3::{self, ConnectionError, Protocol, ServerStream, StreamError},
+        socket::SocketLosses,
         streams::StreamLimit,
         tls,
     },
@@ -62,6 +63,7 @@ const NO_ERROR: u32 = 0x100;
 pub struct TunnelPort {
     endpoint: quinn::Endpoint,
     address: SocketAddr,
+    losses: Option<SocketLosses>,
 }
 
 impl TunnelPort {
@@ -74,7 +76,13 @@ impl TunnelPort {
         let _entered = runtime.enter();
         let endpoint = endpoint::listen(address, tls)?;
         let address = endpoint.local_addr()?;
-        Ok(Self { endpoint, address })
+        let losses = SocketLosses::of(&endpoint);
+        Ok(Self { endpoint, address, losses })
+    }
+
+    /// What the kernel drops before the socket; once.
+    pub fn losses(&mut self) -> Option<SocketLosses> {
+        self.losses.take()
     }
 
     /// Where it is bound.
@@ -185,7 +193,7 @@ impl Acceptor {
                 return connection.close(NO_ERROR.into(), b"the certificate names no agent");
             }
         };
-        let datagrams = Datagrams::spawn(connection.clone());
+        let datagrams = Datagrams::spawn(connection.clone(), Arc::clone(self.tunnels.ledger()));
         let peer =
             Arc::new(Peer { connection, datagrams, identity, drain, session: OnceCell::new(), live: Mutex::default() });
         if let Err(error) = self.requests(&peer).await {

@@ -9,6 +9,7 @@ mod connect;
 pub mod consent;
 mod destination;
 mod flow;
+pub(crate) mod losses;
 mod packets;
 pub mod registry;
 mod session;
@@ -28,24 +29,23 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
-use tracing::debug;
 use underpass_shared::{
     identity::{AgentId, AgentIdentity, NodeName, ProjectName},
+    ledger::{Ledger, Place, Reason},
     netstack::{DialError as StackError, PacketReceiver},
     packet::IpView,
     prefix::{AgentNumber, NodeNumber},
     quic::lane::{self, LaneStream, OpenError},
-    wire::preface::RefusedCode,
+    wire::{datagram::Framer, preface::RefusedCode},
 };
 
 pub use self::{
     accept::{Acceptor, TunnelPort},
     flow::Flow,
-    packets::Drop,
 };
 use self::{
     consent::Consent,
-    packets::{Ledger, Route},
+    packets::Route,
     registry::{Admission, Entry, Registry, SessionId},
     session::{Cut, Session},
     stack::Stack,
@@ -129,7 +129,7 @@ struct Shared {
     registry: RwLock<Registry<Arc<Session>>>,
     /// The relay's netstack by project, made with the project's first session that takes packets only.
     stacks: RwLock<BTreeMap<ProjectName, Arc<Stack>>>,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     changes: watch::Sender<u64>,
     consent: watch::Sender<Arc<Consent>>,
     egress: Arc<Semaphore>,
@@ -143,7 +143,7 @@ impl Tunnels {
         let shared = Shared {
             registry: RwLock::default(),
             stacks: RwLock::default(),
-            ledger: Ledger::default(),
+            ledger: Arc::default(),
             changes: watch::Sender::new(0),
             consent: watch::Sender::default(),
             egress: Arc::new(Semaphore::new(EGRESS_MAX)),
@@ -292,15 +292,17 @@ impl Tunnels {
         self.shared.consent.subscribe()
     }
 
-    /// Counts a packet that was not delivered.
-    pub fn count(&self, drop: Drop) {
-        self.shared.ledger.count(drop);
+    /// Where this relay's packets are counted.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.shared.ledger
     }
 
-    /// How many packets were dropped for this reason.
-    #[must_use]
-    pub fn dropped(&self, drop: Drop) -> u64 {
-        self.shared.ledger.of(drop)
+    /// Brings the ledger up to date with what the sessions' connections have sent.
+    pub fn settle(&self) {
+        for entry in self.registry().iter() {
+            entry.session.datagrams.settle();
+        }
     }
 
     /// An agent that was not tried yet, a silent one only when there is no other.
@@ -338,20 +340,20 @@ impl Tunnels {
     /// Takes a packet that an agent sent.
     fn handle_packet(&self, identity: &AgentIdentity, session: &Session, packet: Bytes) {
         let mut packet = packet.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
-        let relay = stack::relay_address(session.admission.project);
+        let relay = session.admission.project.relay_address();
+        let ledger = self.ledger();
+        ledger.enter(Place::Forward, 1);
+        let lost = |reason| ledger.lose(Place::Forward, reason, 1);
         match packets::route(&mut packet, &session.admission, relay) {
-            Route::Drop(drop) => {
-                debug!(reason = ?drop, "packet dropped");
-                self.count(drop);
-            }
-            Route::Relay => {
-                let stack = self.stacks().get(&identity.project).cloned();
-                match stack {
-                    Some(stack) if stack.inbound.push(packet) => {}
-                    Some(_) => self.count(Drop::QueueFull),
-                    None => self.count(Drop::NoRoute),
+            Route::Drop(reason) => lost(reason),
+            Route::Relay => match self.stacks().get(&identity.project) {
+                // What the netstack does not take it counts itself.
+                Some(stack) => {
+                    ledger.deliver(Place::Forward, 1);
+                    stack.inbound.push(packet);
                 }
-            }
+                None => lost(Reason::NoRoute),
+            },
         }
     }
 
@@ -363,7 +365,8 @@ impl Tunnels {
         }
         let mut stacks = self.shared.stacks.write().unwrap_or_else(PoisonError::into_inner);
         let start = || {
-            let (stack, outbound) = Stack::start(entry.admission.project, &self.shared.runtime);
+            let (stack, outbound) =
+                Stack::start(entry.admission.project, Arc::clone(self.ledger()), &self.shared.runtime);
             self.shared.runtime.spawn(self.clone().deliver(project.clone(), outbound));
             Arc::new(stack)
         };
@@ -372,21 +375,21 @@ impl Tunnels {
 
     /// Hands what the project's netstack sends to the sessions it is for.
     async fn deliver(self, project: ProjectName, mut outbound: PacketReceiver) {
+        let mut framer = Framer::default();
         while let Some(packet) = outbound.recv().await {
-            let destination = match IpView::parse(&packet).map(|view| view.destination()) {
-                Ok(IpAddr::V6(destination)) => destination,
-                _ => {
-                    self.count(Drop::NoRoute);
-                    continue;
+            self.ledger().enter(Place::Forward, 1);
+            let session = match IpView::parse(&packet).map(|view| view.destination()) {
+                Ok(IpAddr::V6(to)) => self.registry().locate(&project, to).map(|entry| Arc::clone(&entry.session)),
+                _ => None,
+            };
+            match session {
+                Some(session) => {
+                    self.ledger().deliver(Place::Forward, 1);
+                    let frame = framer.frame(session.stream, &packet);
+                    // The netstack sends nothing that would not go as a capsule.
+                    let _ = session.send(&frame.freeze());
                 }
-            };
-            let session = self.registry().locate(&project, destination).map(|entry| Arc::clone(&entry.session));
-            let Some(session) = session else {
-                self.count(Drop::NoRoute);
-                continue;
-            };
-            if session.packets.try_send(packet.freeze()).is_err() {
-                self.count(Drop::QueueFull);
+                None => self.ledger().lose(Place::Forward, Reason::NoSession, 1),
             }
         }
     }

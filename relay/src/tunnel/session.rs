@@ -16,16 +16,20 @@ use http::{HeaderMap, HeaderValue};
 use ipnet::{IpNet, Ipv6Net};
 use time::OffsetDateTime;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+    },
     time::sleep,
 };
 use tracing::{debug, info};
 use underpass_shared::{
     identity::AgentIdentity,
+    ledger::{Place, Reason},
     prefix::{AgentPrefix, ProjectPrefix},
     quic::{
-        capsules::{CapsuleReader, CapsuleWriter, NotSent, send_packet},
-        datagrams::Receiver,
+        capsules::{CapsuleReader, CapsuleWriter, capsule_payload},
+        datagrams::{Datagrams, Receiver, SendError},
         http3::{self, ServerStream, StreamError},
     },
     wire::{
@@ -39,7 +43,6 @@ use underpass_shared::{
 use super::{
     Tunnels,
     accept::{Acceptor, Peer},
-    packets::Drop,
     registry::{Admission, SessionId},
 };
 use crate::clock;
@@ -54,8 +57,11 @@ pub(super) const FLOWS_MAX: usize = 16_384;
 /// Four browsers' worth of connections at their limits; each takes at most 64 KiB here, and a socket or a stream elsewhere.
 const OUTBOUND_MAX: usize = 4_096;
 
-/// How many packets wait for a session's connection before the newest is dropped.
-const PACKETS_MAX: usize = 512;
+/// How many packets that fit no datagram wait for a session's stream before the newest is dropped.
+const CAPSULES_MAX: usize = 64;
+
+/// How many packets of a session are taken at a time, so that its capsules have their turn.
+const BATCH_PACKETS: usize = 64;
 
 /// How long an agent may owe an acknowledgement before its node's other agents are tried.
 ///
@@ -69,18 +75,24 @@ const NOT_SILENT: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) connection: quinn::Connection,
-    /// The CONNECT-IP exchange's stream id, which the stream lane's prefaces name.
-    stream: u64,
+    /// The CONNECT-IP exchange's stream id, which frames and the stream lane's prefaces name.
+    pub(super) stream: u64,
+    pub(super) datagrams: Datagrams,
     /// Whether the peer takes flows as streams; otherwise it has packets only.
     pub(super) stream_lane: bool,
     pub(super) admission: Admission,
     pub(super) connected_at: OffsetDateTime,
-    pub(super) packets: mpsc::Sender<Bytes>,
+    /// What goes as DATAGRAM capsules, as it fits no datagram.
+    capsules: mpsc::Sender<Bytes>,
     /// How many datagrams had come from the agent when it was found silent; [`NOT_SILENT`] when it was not.
     silent_since: AtomicU64,
     flows: Arc<Semaphore>,
     outbound: Arc<Semaphore>,
 }
+
+/// A packet is larger than the session takes now, as datagram or as capsule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooBig;
 
 /// Why a session is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +111,26 @@ impl Session {
             Cut::Replaced => b"the session was cut: its agent came back elsewhere",
         };
         self.connection.close(CUT.into(), words);
+    }
+
+    /// Sends a packet in its frame; what becomes of it is counted. `Err` when only a smaller one would go.
+    pub(super) fn send(&self, frame: &Bytes) -> Result<(), TooBig> {
+        let ledger = self.datagrams.ledger();
+        match self.datagrams.send(frame) {
+            Ok(()) | Err(SendError::Full | SendError::Closed) => Ok(()),
+            Err(SendError::TooLarge) => {
+                let Some(payload) = capsule_payload(frame) else {
+                    ledger.lose(Place::QuicSend, Reason::TooBig, 1);
+                    return Err(TooBig);
+                };
+                match self.capsules.try_send(payload) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(_)) => ledger.lose(Place::QuicSend, Reason::QueueFull, 1),
+                    Err(TrySendError::Closed(_)) => ledger.lose(Place::QuicSend, Reason::NoSession, 1),
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Whether the agent was found silent and has sent nothing since.
@@ -155,14 +187,15 @@ pub(super) async fn run(
     }
     // Before the 200 goes out: the first packet may come right behind it.
     let incoming = peer.datagrams.register(id).expect("a connection has one session");
-    let (packets, outgoing) = mpsc::channel(PACKETS_MAX);
+    let (capsules, outgoing) = mpsc::channel(CAPSULES_MAX);
     let session = Arc::new(Session {
         connection: peer.connection.clone(),
         stream: id,
+        datagrams: peer.datagrams.clone(),
         stream_lane: lane.is_some(),
         admission,
         connected_at: clock::now(),
-        packets,
+        capsules,
         silent_since: AtomicU64::new(NOT_SILENT),
         flows: Arc::new(Semaphore::new(FLOWS_MAX)),
         outbound: Arc::new(Semaphore::new(OUTBOUND_MAX)),
@@ -199,8 +232,10 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Moves capsules and packets until either side ends the session.
-    async fn live(mut self, mut incoming: Receiver, mut outgoing: mpsc::Receiver<Bytes>) -> Result<(), StreamError> {
+    async fn live(mut self, mut incoming: Receiver, outgoing: mpsc::Receiver<Bytes>) -> Result<(), StreamError> {
+        let mut outgoing = Outgoing { capsules: outgoing, datagrams: &self.session.datagrams };
         let mut draining = false;
+        let mut batch = Vec::with_capacity(BATCH_PACKETS);
         loop {
             tokio::select! {
                 capsule = self.reader.next() => match capsule {
@@ -211,14 +246,15 @@ impl Exchange<'_> {
                         return Ok(());
                     }
                 },
-                Some(packet) = incoming.recv() => self.tunnels.handle_packet(self.identity, self.session, packet),
-                Some(packet) = outgoing.recv() => {
-                    let sent = send_packet(&self.peer.datagrams, &mut self.writer, self.session.stream, &packet).await?;
-                    match sent {
-                        Ok(()) => {}
-                        Err(NotSent::TooBig) => self.tunnels.count(Drop::TooBig),
-                        Err(NotSent::Full) => self.tunnels.count(Drop::QueueFull),
+                1.. = incoming.recv_many(&mut batch, BATCH_PACKETS) => {
+                    for packet in batch.drain(..) {
+                        self.tunnels.handle_packet(self.identity, self.session, packet);
                     }
+                }
+                Some(payload) = outgoing.capsules.recv() => {
+                    let sent = self.writer.send(&Capsule::Datagram(payload)).await;
+                    outgoing.count(sent.is_ok());
+                    sent?;
                 }
                 () = self.peer.drain.cancelled(), if !draining => {
                     draining = true;
@@ -234,7 +270,10 @@ impl Exchange<'_> {
         match capsule {
             Capsule::Datagram(payload) => match datagram::decode_payload(payload) {
                 Ok(packet) => self.tunnels.handle_packet(self.identity, self.session, packet),
-                Err(_) => self.tunnels.count(Drop::Malformed),
+                Err(_) => {
+                    self.tunnels.ledger().enter(Place::QuicReceive, 1);
+                    self.tunnels.ledger().lose(Place::QuicReceive, Reason::Malformed, 1);
+                }
             },
             Capsule::AddressRequest(request) => {
                 let answer = assign(&request, self.session.admission.prefix());
@@ -244,6 +283,30 @@ impl Exchange<'_> {
             Capsule::AddressAssign(_) | Capsule::RouteAdvertisement(_) | Capsule::Drain(_) => {}
         }
         Ok(())
+    }
+}
+
+/// Packets that go as capsules; those that wait at the end are lost.
+struct Outgoing<'a> {
+    capsules: mpsc::Receiver<Bytes>,
+    datagrams: &'a Datagrams,
+}
+
+impl Outgoing<'_> {
+    fn count(&self, sent: bool) {
+        match sent {
+            true => self.datagrams.ledger().deliver(Place::QuicSend, 1),
+            false => self.datagrams.ledger().lose(Place::QuicSend, Reason::NoSession, 1),
+        }
+    }
+}
+
+impl Drop for Outgoing<'_> {
+    fn drop(&mut self) {
+        self.capsules.close();
+        while self.capsules.try_recv().is_ok() {
+            self.count(false);
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! The relay's own end of a project's overlay: a netstack at the relay's address, for agents that take packets only.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{net::IpAddr, sync::Arc};
 
 use tokio::{runtime::Handle, task::AbortHandle};
 use underpass_shared::{
+    ledger::Ledger,
     netstack::{Config, Netstack, PacketReceiver, PacketSender},
-    prefix::{AgentNumber, ProjectPrefix, RELAY_NODE},
+    prefix::ProjectPrefix,
 };
 
 /// The netstack of one project. Dropping it resets its flows.
@@ -18,10 +19,10 @@ pub(super) struct Stack {
 
 impl Stack {
     /// Starts the netstack on `runtime`; what it sends comes out of the receiver.
-    pub(super) fn start(project: ProjectPrefix, runtime: &Handle) -> (Self, PacketReceiver) {
-        let address = IpAddr::V6(relay_address(project));
+    pub(super) fn start(project: ProjectPrefix, ledger: Arc<Ledger>, runtime: &Handle) -> (Self, PacketReceiver) {
+        let address = IpAddr::V6(project.relay_address());
         // Agents never dial the relay itself: every SYN is refused.
-        let config = Config { pending_max: 0, ..Config::new(vec![address.into()], rand::random()) };
+        let config = Config { pending_max: 0, ledger, ..Config::new(vec![address.into()], rand::random()) };
         let (netstack, port, driver) = Netstack::new(config);
         let driver = runtime.spawn(driver.run()).abort_handle();
         let (inbound, outbound) = port.split();
@@ -33,10 +34,4 @@ impl Drop for Stack {
     fn drop(&mut self) {
         self.driver.abort();
     }
-}
-
-/// The relay's own address in a project: the first agent's place in node 0.
-pub(super) fn relay_address(project: ProjectPrefix) -> Ipv6Addr {
-    let first = AgentNumber::new(1).expect("1 is a number for an agent");
-    project.node(RELAY_NODE).agent(first).address()
 }

@@ -17,7 +17,7 @@ use smoltcp::socket::tcp;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use super::drops::Counters;
+use crate::ledger::Ledger;
 
 /// The two ends of a flow, seen from this stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ pub(super) struct Shared {
     /// Flows whose application did something; each at most once.
     signals: Mutex<VecDeque<Arc<FlowCell>>>,
     pub(super) wake: Notify,
-    pub(super) drops: Arc<Counters>,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) load: LoadCounters,
 }
 
@@ -45,13 +45,8 @@ pub(super) struct LoadCounters {
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
-        Self {
-            signals: Mutex::default(),
-            wake: Notify::new(),
-            drops: Arc::new(Counters::new()),
-            load: LoadCounters::default(),
-        }
+    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
+        Self { signals: Mutex::default(), wake: Notify::new(), ledger, load: LoadCounters::default() }
     }
 
     pub(super) fn take_signal(&self) -> Option<Arc<FlowCell>> {
@@ -178,8 +173,8 @@ impl FlowCell {
         lock(&self.state)
     }
 
-    pub(super) fn drops(&self) -> &Arc<Counters> {
-        &self.shared.drops
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.shared.ledger
     }
 
     pub(super) fn decide(self: &Arc<Self>, decision: Decision) {

@@ -13,11 +13,10 @@ use smoltcp::socket::tcp::{self, CongestionControl};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-use super::DropReason;
-use super::drops::Counters;
 use super::flow::{Decision, End, FlowCell, FlowKey, FlowState, Socket};
 use super::replies::{self, Segment};
 use super::window::Windows;
+use crate::ledger::{Ledger, Place, Reason};
 
 /// Packets for one flow that wait for its next turn, at most.
 pub(super) const INBOX_PACKETS_MAX: usize = 128;
@@ -303,7 +302,7 @@ fn socket(shape: Shape) -> tcp::Socket<'static> {
 #[derive(Debug)]
 struct FlowDevice {
     key: FlowKey,
-    drops: Arc<Counters>,
+    ledger: Arc<Ledger>,
     mtu: usize,
     /// At most [`INBOX_PACKETS_MAX`].
     inbox: VecDeque<(Bytes, Segment)>,
@@ -322,7 +321,7 @@ impl FlowDevice {
     fn new(cell: &FlowCell, mtu: usize) -> Self {
         Self {
             key: cell.key,
-            drops: cell.drops().clone(),
+            ledger: cell.ledger().clone(),
             mtu,
             inbox: VecDeque::new(),
             feed: VecDeque::new(),
@@ -339,7 +338,7 @@ impl FlowDevice {
         let (packet, segment) = self.inbox.pop_front()?;
         let mend = self.windows.handle_received(&segment);
         if mend.refused {
-            self.drops.count(DropReason::BeyondWindow);
+            self.ledger.lose(Place::Flow, Reason::BeyondWindow, 1);
             return Some(());
         }
         self.feed.extend(mend.before.map(|seq| replies::empty_ack(self.key, seq, &segment)));

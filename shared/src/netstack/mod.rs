@@ -16,15 +16,14 @@ use ipnet::IpNet;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 pub use driver::Driver;
-pub use drops::{DropReason, Drops};
 pub use flow::{AcceptError, PendingFlow, TcpFlow};
 pub use port::{PacketPort, PacketReceiver, PacketSender};
 
+use crate::ledger::Ledger;
 use flow::{End, Shared};
 use stack::Stack;
 
 mod driver;
-mod drops;
 mod flow;
 mod live;
 mod port;
@@ -55,6 +54,9 @@ pub struct Config {
     /// Bytes of the send and of the receive buffer of a flow; 4 KiB to 16 MiB, other values are taken as the nearest.
     /// The bandwidth of a flow is at most this much a round trip.
     pub tcp_buffer: usize,
+    /// Where packets are counted, as those of [`Place::Netstack`](crate::ledger::Place::Netstack) and
+    /// [`Place::Flow`](crate::ledger::Place::Flow).
+    pub ledger: Arc<Ledger>,
     /// Where port numbers and initial sequence numbers come from. Random, and new for each netstack: a peer that knew
     /// it could forge segments.
     pub seed: u64,
@@ -63,9 +65,10 @@ pub struct Config {
 impl Config {
     /// A configuration with the default limits.
     ///
-    /// MTU 1280: what every lane carries (RFC 8200 §5). Buffers of 256 KiB: measured best where round trips are short.
+    /// A ledger of its own. MTU 1280: what every lane carries (RFC 8200 §5). Buffers of 256 KiB: measured best where round trips are short.
     pub fn new(addresses: Vec<IpNet>, seed: u64) -> Self {
-        Self { addresses, mtu: 1280, flows_max: 4096, pending_max: 256, tcp_buffer: 256 * 1024, seed }
+        let ledger = Arc::default();
+        Self { addresses, mtu: 1280, flows_max: 4096, pending_max: 256, tcp_buffer: 256 * 1024, ledger, seed }
     }
 }
 
@@ -137,7 +140,7 @@ impl Netstack {
     pub fn new(mut config: Config) -> (Self, PacketPort, Driver) {
         config.mtu = config.mtu.clamp(1280, 65535);
         config.tcp_buffer = config.tcp_buffer.clamp(4 * 1024, 16 * 1024 * 1024);
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(config.ledger.clone()));
         let (inbound, packets_in) = mpsc::channel(port::QUEUE_PACKETS_MAX);
         let (packets_out, outbound) = mpsc::channel(port::QUEUE_PACKETS_MAX);
         let (dials, dials_begun) = mpsc::channel(DIALS_MAX);
@@ -151,7 +154,7 @@ impl Netstack {
             arrivals: arrived,
             started: tokio::time::Instant::now(),
         };
-        let port = PacketPort::new(inbound, outbound, shared.drops.clone());
+        let port = PacketPort::new(inbound, outbound, shared.ledger.clone());
         (Self { shared, dials, arrivals: Arc::new(Mutex::new(arrivals)) }, port, driver)
     }
 
@@ -185,9 +188,9 @@ impl Netstack {
         }
     }
 
-    /// How many packets were dropped so far, by reason.
-    pub fn drops(&self) -> Drops {
-        self.shared.drops.snapshot()
+    /// Where its packets are counted; see [`Config::ledger`].
+    pub fn ledger(&self) -> &Ledger {
+        &self.shared.ledger
     }
 
     /// How many flows there are. At most one round of the driver old.

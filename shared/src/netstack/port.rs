@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use super::DropReason;
-use super::drops::Counters;
+use crate::ledger::{Ledger, Place, Reason};
 
 /// Packets that wait to be read by the driver, and packets that wait to be read by the owner, at most.
 ///
@@ -22,8 +21,8 @@ pub struct PacketPort {
 }
 
 impl PacketPort {
-    pub(super) fn new(inbound: mpsc::Sender<Bytes>, outbound: mpsc::Receiver<BytesMut>, drops: Arc<Counters>) -> Self {
-        Self { inbound: PacketSender { queue: inbound, drops }, outbound: PacketReceiver { queue: outbound } }
+    pub(super) fn new(inbound: mpsc::Sender<Bytes>, outbound: mpsc::Receiver<BytesMut>, ledger: Arc<Ledger>) -> Self {
+        Self { inbound: PacketSender { queue: inbound, ledger }, outbound: PacketReceiver { queue: outbound } }
     }
 
     /// As [`PacketSender::push`].
@@ -46,29 +45,36 @@ impl PacketPort {
 #[derive(Debug, Clone)]
 pub struct PacketSender {
     queue: mpsc::Sender<Bytes>,
-    drops: Arc<Counters>,
+    ledger: Arc<Ledger>,
 }
 
 impl PacketSender {
     /// Hands over one whole IP packet, of any content. Never waits.
     ///
-    /// At 4096 packets that the driver has not read the packet is dropped and counted ([`DropReason::InboundFull`]).
+    /// At 4096 packets that the driver has not read the packet is dropped and counted ([`Reason::QueueFull`]).
     /// False once the driver has ended.
     pub fn push(&self, packet: impl Into<Bytes>) -> bool {
+        self.ledger.enter(Place::Netstack, 1);
         match self.queue.try_send(packet.into()) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
-                self.drops.count(DropReason::InboundFull);
+                self.ledger.lose(Place::Netstack, Reason::QueueFull, 1);
                 true
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                self.ledger.lose(Place::Netstack, Reason::NoSession, 1);
+                false
+            }
         }
     }
 
     /// As [`Self::push`], but waits for room instead of dropping: for an owner whose own source can wait. Cancel
     /// safe, but for the packet.
     pub async fn send(&self, packet: impl Into<Bytes>) -> bool {
-        self.queue.send(packet.into()).await.is_ok()
+        let Ok(room) = self.queue.reserve().await else { return false };
+        self.ledger.enter(Place::Netstack, 1);
+        room.send(packet.into());
+        true
     }
 }
 

@@ -1,4 +1,4 @@
-//! Packets the stack writes itself: RST, the ACK of a closed flow, echo replies, Port Unreachable.
+//! Packets the stack writes itself: RST, the ACK of a closed flow, echo replies.
 //!
 //! Also reads what smoltcp's own sockets would otherwise read: TCP headers before there is a socket, ICMP.
 
@@ -7,9 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{Bytes, BytesMut};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    IPV4_MIN_MTU, IPV6_MIN_MTU, Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, Icmpv6DstUnreachable, Icmpv6Packet,
-    Icmpv6Repr, IpAddress, IpProtocol, IpRepr, Ipv4Repr, Ipv6Repr, TcpControl, TcpOption, TcpPacket, TcpRepr,
-    TcpSeqNumber,
+    Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress, IpProtocol, IpRepr, TcpControl, TcpOption,
+    TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
 use super::flow::FlowKey;
@@ -179,39 +178,6 @@ pub(super) fn icmp(view: &IpView<'_>) -> Result<Icmp, SegmentError> {
                 Ok(_) => Ok(Icmp::Other),
                 Err(_) => Ok(Icmp::Other),
             }
-        }
-    }
-}
-
-/// Port Unreachable in answer to the datagram in `view`, quoting as much of it as fits the smallest MTU (RFC 4443
-/// §3.1).
-pub(super) fn port_unreachable(view: &IpView<'_>) -> BytesMut {
-    match view {
-        IpView::V6(ip) => {
-            let header = Ipv6Repr {
-                src_addr: ip.source(),
-                dst_addr: ip.destination(),
-                next_header: IpProtocol::from(ip.protocol()),
-                payload_len: ip.payload().len(),
-                hop_limit: ip.hop_limit(),
-            };
-            let room = IPV6_MIN_MTU - 40 - 8 - 40;
-            let data = &ip.payload()[..ip.payload().len().min(room)];
-            let reply = Icmpv6Repr::DstUnreachable { reason: Icmpv6DstUnreachable::PortUnreachable, header, data };
-            icmpv6(ip.destination().into(), ip.source().into(), &reply)
-        }
-        IpView::V4(ip) => {
-            let header = Ipv4Repr {
-                src_addr: ip.source(),
-                dst_addr: ip.destination(),
-                next_header: IpProtocol::from(ip.protocol()),
-                payload_len: ip.payload().len(),
-                hop_limit: ip.hop_limit(),
-            };
-            let room = IPV4_MIN_MTU - 20 - 8 - 20;
-            let data = &ip.payload()[..ip.payload().len().min(room)];
-            let reply = Icmpv4Repr::DstUnreachable { reason: Icmpv4DstUnreachable::PortUnreachable, header, data };
-            icmpv4(ip.destination().into(), ip.source().into(), &reply)
         }
     }
 }

@@ -19,8 +19,13 @@ use super::flow::{Decision, End, FlowCell, FlowKey, Shared};
 use super::live::{Farewell, Live, Shape, Turn, finish};
 use super::replies::{self, Icmp, Segment, SegmentError};
 use super::timers::Timers;
-use super::{Config, DialError, DropReason};
-use crate::packet::{IpView, protocol};
+use super::{Config, DialError};
+use crate::ledger::{Place, Reason};
+use crate::packet::{
+    IpView,
+    icmp::{self, Allowance, Unreachable},
+    protocol,
+};
 
 /// Packets that `poll_transmit` has not fetched yet; beyond it flows wait and the stack's own answers are dropped.
 ///
@@ -40,9 +45,6 @@ const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Closed flows that still acknowledge a repeated FIN; beyond it they are forgotten at once and answer RST.
 const FAREWELLS_MAX: usize = 4096;
-
-/// ICMP errors a second, with bursts as large (RFC 4443 §2.4 (f)).
-const ICMP_ERRORS_A_SECOND: i64 = 100;
 
 /// The ports dials are made from (RFC 6335 §6 would start at 49152; Linux at 32768, and so do we: more flows to one
 /// peer).
@@ -88,8 +90,7 @@ pub(super) struct Stack {
     /// Accepted flows whose handshake is not complete.
     half_open: usize,
     farewells: usize,
-    icmp_errors: i64,
-    icmp_errors_at: Instant,
+    icmp_errors: Allowance,
     accepting: bool,
 }
 
@@ -110,15 +111,15 @@ impl Stack {
             pending: 0,
             half_open: 0,
             farewells: 0,
-            icmp_errors: ICMP_ERRORS_A_SECOND,
-            icmp_errors_at: Instant::ZERO,
+            icmp_errors: Allowance::default(),
         }
     }
 
     /// Takes one packet from the lane; what is not wanted is counted.
     pub(super) fn handle_packet(&mut self, packet: Bytes, now: Instant) {
-        if let Err(reason) = self.sort(packet, now) {
-            self.shared.drops.count(reason);
+        match self.sort(packet, now) {
+            Ok(()) => self.shared.ledger.deliver(Place::Netstack, 1),
+            Err(reason) => self.shared.ledger.lose(Place::Netstack, reason, 1),
         }
     }
 
@@ -238,41 +239,41 @@ impl Stack {
         self.report_load();
     }
 
-    fn sort(&mut self, packet: Bytes, now: Instant) -> Result<(), DropReason> {
-        let view = IpView::parse(&packet).map_err(|_| DropReason::Malformed)?;
+    fn sort(&mut self, packet: Bytes, now: Instant) -> Result<(), Reason> {
+        let view = IpView::parse(&packet).map_err(|_| Reason::Malformed)?;
         if view.is_fragment() {
-            return Err(DropReason::Fragment);
+            return Err(Reason::Fragment);
         }
         if view.has_extensions() {
-            return Err(DropReason::Extension);
+            return Err(Reason::Extension);
         }
         if !self.owns(view.destination()) {
-            return Err(DropReason::ForeignDestination);
+            return Err(Reason::NoRoute);
         }
         if !plausible(view.source()) || self.owns(view.source()) {
-            return Err(DropReason::BadSource);
+            return Err(Reason::ForeignSource);
         }
         match (view.protocol(), &view) {
             (protocol::TCP, _) => {
                 let segment = Segment::parse(&view)?;
-                let ports = view.five_tuple().ok().flatten().ok_or(DropReason::Malformed)?;
+                let ports = view.five_tuple().ok().flatten().ok_or(Reason::Malformed)?;
                 if ports.source.port() == 0 || ports.destination.port() == 0 {
-                    return Err(DropReason::Malformed);
+                    return Err(Reason::Malformed);
                 }
                 let key = FlowKey { local: ports.destination, remote: ports.source };
                 self.sort_segment(key, packet, &segment, now)
             }
             (protocol::UDP, _) => self.sort_datagram(&view, now),
             (protocol::ICMPV6, IpView::V6(_)) | (protocol::ICMP, IpView::V4(_)) => self.sort_icmp(&view),
-            _ => Err(DropReason::UnknownProtocol),
+            _ => Err(Reason::UnknownProtocol),
         }
     }
 
-    fn sort_segment(&mut self, key: FlowKey, packet: Bytes, segment: &Segment, now: Instant) -> Result<(), DropReason> {
+    fn sort_segment(&mut self, key: FlowKey, packet: Bytes, segment: &Segment, now: Instant) -> Result<(), Reason> {
         match self.slots.get_mut(&key) {
             Some(Slot::Live(live)) => {
                 if self.waiting >= WAITING_PACKETS_MAX || !live.push(packet, segment) {
-                    return Err(DropReason::FlowInboundFull);
+                    return Err(Reason::FlowFull);
                 }
                 self.waiting += 1;
                 self.make_ready(key);
@@ -281,7 +282,7 @@ impl Stack {
             Some(Slot::Pending(pending)) => {
                 if segment.syn && segment.ack.is_none() && !segment.rst {
                     if segment.seq == pending.segment.seq {
-                        return Err(DropReason::SynRepeated);
+                        return Err(Reason::SynRepeated);
                     }
                     // The peer gave its first attempt up and uses the port again.
                     (pending.syn, pending.segment) = (Bytes::copy_from_slice(&packet), *segment);
@@ -307,26 +308,20 @@ impl Stack {
         }
     }
 
-    fn sort_unmatched(
-        &mut self,
-        key: FlowKey,
-        packet: &Bytes,
-        segment: &Segment,
-        now: Instant,
-    ) -> Result<(), DropReason> {
+    fn sort_unmatched(&mut self, key: FlowKey, packet: &Bytes, segment: &Segment, now: Instant) -> Result<(), Reason> {
         let is_syn = segment.syn && segment.ack.is_none() && !segment.rst && !segment.fin;
         if !is_syn || !self.accepting {
             if let Some(reset) = replies::reset(key, segment) {
                 self.answer(reset)?;
             }
-            return Err(DropReason::TcpUnmatched);
+            return Err(Reason::TcpUnmatched);
         }
         // SYNs that were taken back stay in the queue until somebody looks, so it has a bound of its own.
         if self.pending + self.half_open >= self.config.pending_max || self.arrivals.len() >= self.config.pending_max {
-            return Err(DropReason::PendingFull);
+            return Err(Reason::PendingFull);
         }
         if self.is_full() {
-            return Err(DropReason::FlowsFull);
+            return Err(Reason::TableFull);
         }
         let cell = FlowCell::new(key, self.shared.clone());
         self.arrivals.push_back(cell.clone());
@@ -338,18 +333,21 @@ impl Stack {
         Ok(())
     }
 
-    fn sort_datagram(&mut self, view: &IpView<'_>, now: Instant) -> Result<(), DropReason> {
-        let datagram = UdpPacket::new_checked(view.payload()).map_err(|_| DropReason::Malformed)?;
+    fn sort_datagram(&mut self, view: &IpView<'_>, now: Instant) -> Result<(), Reason> {
+        let datagram = UdpPacket::new_checked(view.payload()).map_err(|_| Reason::Malformed)?;
         if !datagram.verify_checksum(&view.source().into(), &view.destination().into()) {
-            return Err(DropReason::BadChecksum);
+            return Err(Reason::Checksum);
         }
-        if self.may_send_error(now) {
-            self.answer(replies::port_unreachable(view))?;
+        let answer = icmp::unreachable(view, view.destination(), Unreachable::Port);
+        if let Some(answer) = answer
+            && self.icmp_errors.take(since_start(now))
+        {
+            self.answer(answer)?;
         }
-        Err(DropReason::UdpUnmatched)
+        Err(Reason::UdpUnmatched)
     }
 
-    fn sort_icmp(&mut self, view: &IpView<'_>) -> Result<(), DropReason> {
+    fn sort_icmp(&mut self, view: &IpView<'_>) -> Result<(), Reason> {
         match replies::icmp(view)? {
             // Only the stack's own addresses are here for certain; what is behind a prefix may not be.
             Icmp::Echo(reply) if self.config.addresses.iter().any(|net| net.addr() == view.destination()) => {
@@ -361,9 +359,9 @@ impl Stack {
                     self.forget(key);
                     Ok(())
                 }
-                _ => Err(DropReason::IcmpIgnored),
+                _ => Err(Reason::IcmpIgnored),
             },
-            Icmp::Echo(_) | Icmp::Other => Err(DropReason::IcmpIgnored),
+            Icmp::Echo(_) | Icmp::Other => Err(Reason::IcmpIgnored),
         }
     }
 
@@ -379,7 +377,7 @@ impl Stack {
         if decision == Decision::Refused || abandoned {
             finish(&mut cell.lock(), End::Reset);
             if let Some(reset) = replies::reset(key, &segment) {
-                let _ = self.answer(reset).map_err(|reason| self.shared.drops.count(reason));
+                let _ = self.answer(reset).map_err(|reason| self.shared.ledger.lose(Place::Flow, reason, 1));
             }
             return;
         }
@@ -422,7 +420,7 @@ impl Stack {
                 }
             }
             Turn::Fault => {
-                self.shared.drops.count(DropReason::FlowFault);
+                self.shared.ledger.lose(Place::Flow, Reason::FlowFault, 1);
                 self.forget(key);
             }
         }
@@ -452,21 +450,12 @@ impl Stack {
         }
     }
 
-    fn answer(&mut self, packet: BytesMut) -> Result<(), DropReason> {
+    fn answer(&mut self, packet: BytesMut) -> Result<(), Reason> {
         if self.is_blocked() {
-            return Err(DropReason::OutboundFull);
+            return Err(Reason::AnswerFull);
         }
         self.out.push_back(packet);
         Ok(())
-    }
-
-    fn may_send_error(&mut self, now: Instant) -> bool {
-        if now >= self.icmp_errors_at + Duration::from_secs(1) {
-            self.icmp_errors = ICMP_ERRORS_A_SECOND;
-            self.icmp_errors_at = now;
-        }
-        self.icmp_errors -= 1;
-        self.icmp_errors >= 0
     }
 
     fn owns(&self, address: IpAddr) -> bool {
@@ -509,13 +498,17 @@ impl Stack {
     }
 }
 
-impl From<SegmentError> for DropReason {
+impl From<SegmentError> for Reason {
     fn from(error: SegmentError) -> Self {
         match error {
             SegmentError::Malformed => Self::Malformed,
-            SegmentError::Checksum => Self::BadChecksum,
+            SegmentError::Checksum => Self::Checksum,
         }
     }
+}
+
+fn since_start(now: Instant) -> std::time::Duration {
+    std::time::Duration::from_micros(now.total_micros().unsigned_abs())
 }
 
 /// False for addresses that no peer can have.

@@ -43,6 +43,11 @@ impl<'a> Ipv4View<'a> {
         Ok(Self { packet, header_bytes })
     }
 
+    /// The whole packet.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.packet
+    }
+
     /// Source address.
     pub fn source(&self) -> Ipv4Addr {
         self.address(12)
@@ -105,9 +110,17 @@ fn updated(checksum: u16, before: u16, after: u16) -> u16 {
     !fold(u32::from(!checksum) + u32::from(!before) + u32::from(after))
 }
 
-/// One's complement sum of 16-bit words; 0xffff over a header whose checksum holds (RFC 1071).
-pub(super) fn sum(header: &[u8]) -> u16 {
-    fold(header.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum())
+/// One's complement sum of 16-bit words, the last one filled up with a zero; 0xffff over a header whose checksum holds
+/// (RFC 1071). For at most 64 KiB.
+pub(super) fn sum(bytes: &[u8]) -> u16 {
+    let (words, odd) = bytes.as_chunks::<2>();
+    let last = odd.first().map_or(0, |&odd| u32::from(odd) << 8);
+    fold(words.iter().map(|&word| u32::from(u16::from_be_bytes(word))).sum::<u32>() + last)
+}
+
+/// One's complement addition.
+pub(super) fn add(one: u16, other: u16) -> u16 {
+    fold(u32::from(one) + u32::from(other))
 }
 
 fn fold(mut sum: u32) -> u16 {

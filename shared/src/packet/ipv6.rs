@@ -58,6 +58,11 @@ impl<'a> Ipv6View<'a> {
         walk(packet)
     }
 
+    /// The whole packet.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.packet
+    }
+
     /// Source address.
     pub fn source(&self) -> Ipv6Addr {
         self.address(8)

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use ipv4::Ipv4View;
 pub use ipv6::{Extension, Ipv6View};
 
+pub mod icmp;
 mod ipv4;
 mod ipv6;
 

@@ -6,9 +6,12 @@ use super::{
     datagrams::{Datagrams, SendError},
     http3::{ClientReceive, ClientSend, Code, ServerReceive, ServerSend, StreamError},
 };
-use crate::wire::{
-    capsule::{Capsule, CapsuleError, Decoder},
-    datagram,
+use crate::{
+    ledger::{Place, Reason},
+    wire::{
+        capsule::{Capsule, CapsuleError, Decoder},
+        datagram,
+    },
 };
 
 /// The longest packet that goes as a DATAGRAM capsule when it does not fit a QUIC datagram: what every IPv6 link carries
@@ -149,28 +152,42 @@ pub enum NotSent {
     #[error("the packet is larger than the path takes, and than goes as a capsule")]
     TooBig,
     #[error("the queue to the peer is full, or the connection has ended")]
-    Full,
+    Lost,
 }
 
-/// Sends a packet of the session on request stream `stream_id`: as a datagram, or as a DATAGRAM capsule where it does not
-/// fit one.
+/// Sends a frame that [`datagram::encode`] or a [`datagram::Framer`] made: as a datagram, or as a DATAGRAM capsule where it
+/// does not fit one.
 ///
 /// # Errors
 /// The outer one ends the session: the peer reads no more capsules, or the connection ended.
 pub async fn send_packet(
     datagrams: &Datagrams,
     capsules: &mut CapsuleWriter,
-    stream_id: u64,
-    packet: &[u8],
+    frame: &Bytes,
 ) -> Result<Result<(), NotSent>, StreamError> {
-    match datagrams.send(stream_id, packet) {
-        Ok(()) => Ok(Ok(())),
-        Err(SendError::TooLarge) if packet.len() <= CAPSULE_PACKET_BYTES_MAX => {
-            capsules.send(&Capsule::Datagram(datagram::encode_payload(packet))).await.map(Ok)
-        }
-        Err(SendError::TooLarge) => Ok(Err(NotSent::TooBig)),
-        Err(SendError::Full | SendError::Unsupported | SendError::Lost) => Ok(Err(NotSent::Full)),
+    let payload = match datagrams.send(frame) {
+        Ok(()) => return Ok(Ok(())),
+        Err(SendError::Full | SendError::Closed) => return Ok(Err(NotSent::Lost)),
+        Err(SendError::TooLarge) => capsule_payload(frame),
+    };
+    let Some(payload) = payload else {
+        datagrams.ledger().lose(Place::QuicSend, Reason::TooBig, 1);
+        return Ok(Err(NotSent::TooBig));
+    };
+    let sent = capsules.send(&Capsule::Datagram(payload)).await;
+    match sent {
+        Ok(()) => datagrams.ledger().deliver(Place::QuicSend, 1),
+        Err(_) => datagrams.ledger().lose(Place::QuicSend, Reason::NoSession, 1),
     }
+    sent.map(Ok)
+}
+
+/// What goes into a DATAGRAM capsule for a frame whose packet fits no datagram; `None` when it is too long for that too.
+#[must_use]
+pub fn capsule_payload(frame: &Bytes) -> Option<Bytes> {
+    let (stream_id, payload) = datagram::decode(frame.clone()).ok()?;
+    let packet_bytes = frame.len() - datagram::header_bytes(stream_id);
+    (packet_bytes <= CAPSULE_PACKET_BYTES_MAX).then_some(payload)
 }
 
 impl Drop for CapsuleWriter {
@@ -199,13 +216,15 @@ impl std::fmt::Debug for CapsuleWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
     use http::{Method, StatusCode};
 
     use super::*;
     use crate::{
         quic::{
             http3::{ClientStream, Protocol, ServerStream, connect_ip_request, connect_ip_response},
-            testbed::{self, Pair, pair, soon},
+            testbed::{self, PATH_1280, Pair, pair, pair_over, soon},
         },
         wire::{
             capsule::Drain,
@@ -324,19 +343,27 @@ mod tests {
         assert!(matches!(ended, Err(CapsulesError::Capsule(CapsuleError::Truncated))), "{ended:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_packet_of_the_ipv6_minimum_arrives_whatever_the_path_takes_and_a_longer_one_is_said_to_be() {
-        let pair = pair().await;
+        let (pair, _path) = pair_over(PATH_1280).await;
         let (server, client, _alive) = session(&pair).await;
         let id = client.id().into_inner();
-        let (relay, agent) = (Datagrams::spawn(pair.relay.clone()), Datagrams::spawn(pair.agent.clone()));
+        let (relay, agent) = (
+            Datagrams::spawn(pair.relay.clone(), Arc::default()),
+            Datagrams::spawn(pair.agent.clone(), Arc::default()),
+        );
         let mut datagrams = agent.register(id).unwrap();
         let (send, _receive) = server.split();
         let (_send, receive) = client.split();
         let (mut writer, mut reader) = (CapsuleWriter::from(send), CapsuleReader::from(receive));
+        while relay.packet_bytes_max(id).unwrap() >= CAPSULE_PACKET_BYTES_MAX {
+            let _ = relay.send(&datagram::encode(id, &[0; CAPSULE_PACKET_BYTES_MAX]));
+            let _ = tokio::time::timeout(Duration::from_millis(20), pair.agent.closed()).await;
+        }
         let packet = Bytes::from(vec![6; CAPSULE_PACKET_BYTES_MAX]);
+        let frame = datagram::encode(id, &packet);
         for _ in 0..50 {
-            assert_eq!(send_packet(&relay, &mut writer, id, &packet).await.unwrap(), Ok(()));
+            assert_eq!(send_packet(&relay, &mut writer, &frame).await.unwrap(), Ok(()));
             let arrived = soon(async {
                 tokio::select! {
                     packet = datagrams.recv() => packet.unwrap(),
@@ -348,7 +375,8 @@ mod tests {
             });
             assert_eq!(arrived.await, packet);
         }
-        let longer = vec![6; 9000];
-        assert_eq!(send_packet(&relay, &mut writer, id, &longer).await.unwrap(), Err(NotSent::TooBig));
+        let longer = datagram::encode(id, &[6; 9000]);
+        assert_eq!(send_packet(&relay, &mut writer, &longer).await.unwrap(), Err(NotSent::TooBig));
+        assert_eq!(relay.ledger().lost(Place::QuicSend, Reason::TooBig), 1);
     }
 }

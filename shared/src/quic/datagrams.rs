@@ -1,19 +1,22 @@
 //! HTTP datagrams of one connection: one reader hands them to sessions, senders put them into one buffer each.
 //!
-//! Nothing is lost in silence: whatever is not delivered is counted by reason.
+//! Nothing is lost in silence: what is not delivered is in the ledger, also what quinn drops without a word.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use crate::wire::datagram::{self, DatagramError};
+use crate::{
+    ledger::{Ledger, Place, Reason},
+    wire::datagram::{self, DatagramError},
+};
 
 /// How many packets wait for one session; beyond it the newest is dropped, as the queue is in order.
 pub const QUEUE_PACKETS_MAX: usize = 512;
@@ -31,33 +34,12 @@ pub struct Datagrams {
     _reader: Arc<Reader>,
 }
 
-/// The packets of one session. Dropping it ends the registration.
+/// The packets of one session. Dropping it ends the registration; what it had not read yet is lost.
 #[derive(Debug)]
 pub struct Receiver {
     stream_id: u64,
     packets: mpsc::Receiver<Bytes>,
     owner: Datagrams,
-}
-
-/// How many datagrams of a connection met which end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Handed to a session.
-    pub received: u64,
-    /// Taken by quinn to be sent.
-    pub sent: u64,
-    /// Dropped: the session's queue was full.
-    pub queue_full: u64,
-    /// Dropped: no session has that stream id.
-    pub unknown_stream: u64,
-    /// Dropped: the context id was never registered.
-    pub unknown_context: u64,
-    /// Dropped: too short for its header.
-    pub malformed: u64,
-    /// Not sent: as many bytes wait as may.
-    pub send_queue_full: u64,
-    /// Not sent as datagram: larger than the path takes.
-    pub too_large: u64,
 }
 
 /// Why a session cannot have datagrams.
@@ -72,48 +54,59 @@ pub enum RegisterError {
 /// Why a packet was not sent as a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// Send it as a DATAGRAM capsule, or answer with Packet Too Big.
+    /// Not counted yet: send it as a DATAGRAM capsule, or answer with Packet Too Big, and say so to the ledger.
     #[error("the packet is larger than the path takes as a datagram")]
     TooLarge,
-    /// The packet is dropped.
+    /// The packet is lost.
     #[error("the queue to the path is full")]
     Full,
-    #[error("the peer takes no datagrams")]
-    Unsupported,
-    #[error("the connection has ended")]
-    Lost,
+    /// The packet is lost.
+    #[error("the connection has ended, or its peer takes no datagrams")]
+    Closed,
 }
 
 #[derive(Debug)]
 struct Shared {
     connection: quinn::Connection,
     queue_by_stream: Mutex<BTreeMap<u64, mpsc::Sender<Bytes>>>,
-    counters: Counters,
+    ledger: Arc<Ledger>,
+    /// What quinn says of its send buffer while nothing waits in it, in bytes.
+    idle_space: usize,
+    /// Datagrams that quinn took.
+    accepted: AtomicU64,
+    /// Datagrams that quinn handed over.
+    read: AtomicU64,
+    settled: Mutex<Settled>,
+}
+
+/// What the ledger has been told of quinn's own counts.
+#[derive(Debug, Default)]
+struct Settled {
+    sent: u64,
+    discarded: u64,
+    overflowed: u64,
 }
 
 #[derive(Debug)]
 struct Reader(AbortHandle);
 
-#[derive(Debug, Default)]
-struct Counters {
-    received: AtomicU64,
-    sent: AtomicU64,
-    queue_full: AtomicU64,
-    unknown_stream: AtomicU64,
-    unknown_context: AtomicU64,
-    malformed: AtomicU64,
-    send_queue_full: AtomicU64,
-    too_large: AtomicU64,
-}
-
 impl Datagrams {
-    /// Starts the connection's one reader. It ends with the connection or with the last clone.
+    /// Starts the connection's one reader. It ends with the connection or with the last clone. Call it before the first
+    /// datagram is sent.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn spawn(connection: quinn::Connection) -> Self {
-        let shared = Arc::new(Shared { connection, queue_by_stream: Mutex::default(), counters: Counters::default() });
+    pub fn spawn(connection: quinn::Connection, ledger: Arc<Ledger>) -> Self {
+        let shared = Arc::new(Shared {
+            idle_space: connection.datagram_send_buffer_space(),
+            connection,
+            queue_by_stream: Mutex::default(),
+            ledger,
+            accepted: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            settled: Mutex::default(),
+        });
         let reader = tokio::spawn(read(Arc::clone(&shared)));
         Self { shared, _reader: Arc::new(Reader(reader.abort_handle())) }
     }
@@ -136,31 +129,32 @@ impl Datagrams {
         Ok(Receiver { stream_id, packets, owner: self.clone() })
     }
 
-    /// Sends `packet` for the session on request stream `stream_id`; never waits.
+    /// Sends a frame that [`datagram::encode`] or a [`datagram::Framer`] made; never waits.
     ///
     /// # Errors
     /// See [`SendError`].
-    pub fn send(&self, stream_id: u64, packet: &[u8]) -> Result<(), SendError> {
-        let Shared { connection, counters, .. } = &*self.shared;
-        let frame = datagram::encode(stream_id, packet);
+    pub fn send(&self, frame: &Bytes) -> Result<(), SendError> {
+        let Shared { connection, ledger, .. } = &*self.shared;
+        ledger.enter(Place::QuicSend, 1);
         if connection.datagram_send_buffer_space() < frame.len() {
             // quinn would make room by dropping the oldest, and tell nobody.
             return match connection.max_datagram_size() {
-                None => Err(self.unsendable()),
-                Some(max) if frame.len() > max => Err(count(&counters.too_large, SendError::TooLarge)),
-                Some(_) => Err(count(&counters.send_queue_full, SendError::Full)),
+                None => Err(self.lost(Reason::NoSession, SendError::Closed)),
+                Some(max) if frame.len() > max => Err(SendError::TooLarge),
+                Some(_) => Err(self.lost(Reason::QueueFull, SendError::Full)),
             };
         }
-        match connection.send_datagram(frame) {
+        match connection.send_datagram(frame.clone()) {
             Ok(()) => {
-                counters.sent.fetch_add(1, Ordering::Relaxed);
+                self.shared.accepted.fetch_add(1, Relaxed);
                 Ok(())
             }
-            Err(quinn::SendDatagramError::TooLarge) => Err(count(&counters.too_large, SendError::TooLarge)),
-            Err(quinn::SendDatagramError::ConnectionLost(_)) => Err(SendError::Lost),
-            Err(quinn::SendDatagramError::UnsupportedByPeer | quinn::SendDatagramError::Disabled) => {
-                Err(SendError::Unsupported)
-            }
+            Err(quinn::SendDatagramError::TooLarge) => Err(SendError::TooLarge),
+            Err(
+                quinn::SendDatagramError::ConnectionLost(_)
+                | quinn::SendDatagramError::UnsupportedByPeer
+                | quinn::SendDatagramError::Disabled,
+            ) => Err(self.lost(Reason::NoSession, SendError::Closed)),
         }
     }
 
@@ -171,46 +165,47 @@ impl Datagrams {
         self.shared.connection.max_datagram_size().map(|max| max.saturating_sub(datagram::header_bytes(stream_id)))
     }
 
-    /// What became of the connection's datagrams so far.
+    /// Where the datagrams are counted.
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        let counters = &self.shared.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            received: read(&counters.received),
-            sent: read(&counters.sent),
-            queue_full: read(&counters.queue_full),
-            unknown_stream: read(&counters.unknown_stream),
-            unknown_context: read(&counters.unknown_context),
-            malformed: read(&counters.malformed),
-            send_queue_full: read(&counters.send_queue_full),
-            too_large: read(&counters.too_large),
-        }
+    pub fn ledger(&self) -> &Ledger {
+        &self.shared.ledger
     }
 
-    fn unsendable(&self) -> SendError {
-        match self.shared.connection.close_reason() {
-            Some(_) => SendError::Lost,
-            None => SendError::Unsupported,
-        }
+    /// Tells the ledger what quinn has sent, and what it dropped by itself, since the last time. The end of the connection
+    /// does it too.
+    pub fn settle(&self) {
+        self.shared.settle_sent();
+    }
+
+    fn lost(&self, reason: Reason, error: SendError) -> SendError {
+        self.shared.ledger.lose(Place::QuicSend, reason, 1);
+        error
     }
 }
 
 impl Receiver {
     /// The next packet; `None` when the connection has ended. Cancel-safe.
     pub async fn recv(&mut self) -> Option<Bytes> {
-        self.packets.recv().await
+        let packet = self.packets.recv().await?;
+        self.owner.shared.ledger.deliver(Place::QuicReceive, 1);
+        Some(packet)
     }
 
     /// Adds up to `limit` packets to `batch` and says how many; 0 when the connection has ended. Cancel-safe.
     pub async fn recv_many(&mut self, batch: &mut Vec<Bytes>, limit: usize) -> usize {
-        self.packets.recv_many(batch, limit).await
+        let packets = self.packets.recv_many(batch, limit).await;
+        self.owner.shared.ledger.deliver(Place::QuicReceive, packets as u64);
+        packets
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.owner.shared.queues().remove(&self.stream_id);
+        self.packets.close();
+        while self.packets.try_recv().is_ok() {
+            self.owner.shared.ledger.lose(Place::QuicReceive, Reason::NoSession, 1);
+        }
     }
 }
 
@@ -220,38 +215,91 @@ impl Drop for Reader {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.settle_sent();
+        let settled = self.settled.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.accepted.load(Relaxed).saturating_sub(settled.sent + settled.discarded);
+        self.ledger.lose(Place::QuicSend, Reason::NoSession, waiting);
+    }
+}
+
 impl Shared {
-    fn queues(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, mpsc::Sender<Bytes>>> {
+    fn queues(&self) -> MutexGuard<'_, BTreeMap<u64, mpsc::Sender<Bytes>>> {
         self.queue_by_stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands `frame` to its session, or says what becomes of it.
+    fn settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// quinn drops what no longer fits when the path shrinks: it is what was taken, was not sent, and does not wait.
+    fn settle_sent(&self) {
+        let mut settled = self.settled();
+        // In this order: whatever is sent meanwhile makes the difference smaller, never larger.
+        let accepted = self.accepted.load(Relaxed);
+        let is_idle = self.connection.datagram_send_buffer_space() >= self.idle_space;
+        let sent = self.connection.stats().frame_tx.datagram;
+        self.ledger.deliver(Place::QuicSend, sent.saturating_sub(settled.sent));
+        settled.sent = sent;
+        if is_idle {
+            let discarded = accepted.saturating_sub(sent + settled.discarded);
+            self.ledger.lose(Place::QuicSend, Reason::PathShrank, discarded);
+            settled.discarded += discarded;
+        }
+    }
+
+    /// quinn drops the oldest when its buffer is full: it is what came, was not read, and does not wait. Call it when
+    /// nothing waits, on the connection's own thread.
+    fn settle_received(&self) {
+        let mut settled = self.settled();
+        let came = self.connection.stats().frame_rx.datagram;
+        let overflowed = came.saturating_sub(self.read.load(Relaxed) + settled.overflowed);
+        settled.overflowed += overflowed;
+        self.ledger.enter(Place::QuicReceive, overflowed);
+        self.ledger.lose(Place::QuicReceive, Reason::ReceiveOverflow, overflowed);
+    }
+
+    /// Hands `frame` to its session, or counts why not.
+    ///
+    /// # Errors
+    /// What the peer did wrong.
     fn deliver(&self, frame: Bytes) -> Result<(), DatagramError> {
-        let counters = &self.counters;
-        let (stream_id, payload) = datagram::decode(frame)?;
+        self.read.fetch_add(1, Relaxed);
+        self.ledger.enter(Place::QuicReceive, 1);
+        let lost = |reason| self.ledger.lose(Place::QuicReceive, reason, 1);
+        let unpacked = datagram::decode(frame).and_then(|(id, payload)| Ok((id, datagram::decode_payload(payload)?)));
+        let (stream_id, packet) = unpacked.inspect_err(|_| lost(Reason::Malformed))?;
         let Some(queue) = self.queues().get(&stream_id).cloned() else {
-            counters.unknown_stream.fetch_add(1, Ordering::Relaxed);
+            lost(Reason::NoSession);
             return Ok(());
         };
-        let outcome = match queue.try_send(datagram::decode_payload(payload)?) {
-            Ok(()) => &counters.received,
-            Err(mpsc::error::TrySendError::Full(_)) => &counters.queue_full,
-            Err(mpsc::error::TrySendError::Closed(_)) => &counters.unknown_stream,
-        };
-        outcome.fetch_add(1, Ordering::Relaxed);
+        match queue.try_send(packet) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => lost(Reason::QueueFull),
+            Err(mpsc::error::TrySendError::Closed(_)) => lost(Reason::NoSession),
+        }
         Ok(())
     }
 }
 
 async fn read(shared: Arc<Shared>) {
-    while let Ok(frame) = shared.connection.read_datagram().await {
-        match shared.deliver(frame) {
-            Ok(()) => {}
-            Err(DatagramError::UnknownContext(_)) => {
-                shared.counters.unknown_context.fetch_add(1, Ordering::Relaxed);
+    loop {
+        let next = shared.connection.read_datagram();
+        tokio::pin!(next);
+        let frame = tokio::select! {
+            biased;
+            frame = &mut next => frame,
+            // Nothing waits: the moment to compare what came with what was read.
+            () = std::future::ready(()) => {
+                shared.settle_received();
+                next.await
             }
+        };
+        let Ok(frame) = frame else { break };
+        match shared.deliver(frame) {
+            Ok(()) | Err(DatagramError::UnknownContext(_)) => {}
             Err(error @ (DatagramError::Truncated | DatagramError::StreamId)) => {
-                shared.counters.malformed.fetch_add(1, Ordering::Relaxed);
                 shared.connection.close(H3_DATAGRAM_ERROR.into(), error.to_string().as_bytes());
             }
         }
@@ -259,35 +307,44 @@ async fn read(shared: Arc<Shared>) {
     shared.queues().clear();
 }
 
-fn count(counter: &AtomicU64, error: SendError) -> SendError {
-    counter.fetch_add(1, Ordering::Relaxed);
-    error
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
-        quic::testbed::{Pair, pair, soon},
+        quic::testbed::{PATH_1280, Pair, pair, pair_over, soon},
         wire::varint,
     };
 
     fn both(pair: &Pair) -> (Datagrams, Datagrams) {
-        (Datagrams::spawn(pair.relay.clone()), Datagrams::spawn(pair.agent.clone()))
+        (Datagrams::spawn(pair.relay.clone(), Arc::default()), Datagrams::spawn(pair.agent.clone(), Arc::default()))
     }
 
-    /// Waits until the counts of `datagrams` satisfy `enough`.
-    async fn counted(datagrams: &Datagrams, enough: impl Fn(&Counts) -> bool) -> Counts {
+    /// Sends a packet in a frame of its own.
+    fn send(datagrams: &Datagrams, stream_id: u64, packet: &[u8]) -> Result<(), SendError> {
+        datagrams.send(&datagram::encode(stream_id, packet))
+    }
+
+    fn lost(datagrams: &Datagrams, place: Place, reason: Reason) -> u64 {
+        datagrams.ledger().lost(place, reason)
+    }
+
+    /// Entered, delivered, lost and waiting at a place.
+    fn sums(datagrams: &Datagrams, place: Place) -> [u64; 4] {
+        datagrams.settle();
+        let sums = datagrams.ledger().sums();
+        [sums.entered(place), sums.delivered(place), sums.lost(place), sums.waiting(place)]
+    }
+
+    /// Waits until `datagrams` have lost this much for this reason on their way in.
+    async fn until_lost(datagrams: &Datagrams, reason: Reason, packets: u64) {
         soon(async {
-            loop {
-                let counts = datagrams.counts();
-                if enough(&counts) {
-                    return counts;
-                }
+            while lost(datagrams, Place::QuicReceive, reason) != packets {
                 tokio::task::yield_now().await;
             }
         })
-        .await
+        .await;
     }
 
     #[tokio::test]
@@ -299,16 +356,18 @@ mod tests {
         let mut at_agent = ids.map(|id| agent.register(id).unwrap());
         for round in 0..20 {
             for id in ids {
-                agent.send(id, format!("up {id} {round}").as_bytes()).unwrap();
-                relay.send(id, format!("down {id} {round}").as_bytes()).unwrap();
+                send(&agent, id, format!("up {id} {round}").as_bytes()).unwrap();
+                send(&relay, id, format!("down {id} {round}").as_bytes()).unwrap();
             }
             for (i, id) in ids.into_iter().enumerate() {
                 assert_eq!(soon(at_relay[i].recv()).await.unwrap(), format!("up {id} {round}"));
                 assert_eq!(soon(at_agent[i].recv()).await.unwrap(), format!("down {id} {round}"));
             }
         }
-        let want = Counts { received: 100, sent: 100, ..Counts::default() };
-        assert_eq!((relay.counts(), agent.counts()), (want, want));
+        for end in [&relay, &agent] {
+            assert_eq!(sums(end, Place::QuicSend), [100, 100, 0, 0]);
+            assert_eq!(sums(end, Place::QuicReceive), [100, 100, 0, 0]);
+        }
     }
 
     #[tokio::test]
@@ -316,15 +375,15 @@ mod tests {
         let pair = pair().await;
         let (relay, agent) = both(&pair);
         let mut session = relay.register(4).unwrap();
-        agent.send(8, b"nobody's").unwrap();
+        send(&agent, 8, b"nobody's").unwrap();
         pair.agent.send_datagram(Bytes::from_static(&[1, 2, 0])).unwrap();
-        agent.send(4, b"mine").unwrap();
+        send(&agent, 4, b"mine").unwrap();
         assert_eq!(soon(session.recv()).await.unwrap(), "mine");
-        let want = Counts { received: 1, unknown_stream: 1, unknown_context: 1, ..Counts::default() };
-        assert_eq!(relay.counts(), want);
+        assert_eq!(relay.ledger().sums().to_string(), "quic_receive malformed 1, quic_receive no_session 1");
+        assert_eq!(sums(&relay, Place::QuicReceive), [3, 1, 2, 0]);
         drop(session);
-        agent.send(4, b"too late").unwrap();
-        counted(&relay, |counts| counts.unknown_stream == 2).await;
+        send(&agent, 4, b"too late").unwrap();
+        until_lost(&relay, Reason::NoSession, 2).await;
         assert_eq!(pair.relay.close_reason(), None);
     }
 
@@ -340,7 +399,7 @@ mod tests {
                 matches!(&closed, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 0x33u32.into()),
                 "{closed:?}"
             );
-            assert_eq!(relay.counts().malformed, 1);
+            assert_eq!(lost(&relay, Place::QuicReceive, Reason::Malformed), 1);
             assert_eq!(soon(session.recv()).await, None, "the session learns of the end");
         }
     }
@@ -353,12 +412,11 @@ mod tests {
         let mut quick = relay.register(4).unwrap();
         let total = QUEUE_PACKETS_MAX + 10;
         for n in 0..total {
-            agent.send(0, &n.to_be_bytes()).unwrap();
-            agent.send(4, b"tick").unwrap();
+            send(&agent, 0, &n.to_be_bytes()).unwrap();
+            send(&agent, 4, b"tick").unwrap();
             soon(quick.recv()).await.unwrap();
         }
-        let counts = counted(&relay, |counts| counts.queue_full == 10).await;
-        assert_eq!(counts.received as usize, total + QUEUE_PACKETS_MAX);
+        until_lost(&relay, Reason::QueueFull, 10).await;
         let mut batch = Vec::new();
         assert_eq!(slow.recv_many(&mut batch, total).await, QUEUE_PACKETS_MAX);
         assert_eq!(batch[0][..], 0usize.to_be_bytes());
@@ -371,11 +429,11 @@ mod tests {
         let (relay, agent) = both(&pair);
         let mut session = relay.register(4).unwrap();
         let too_large = vec![0; 2000];
-        assert_eq!(agent.send(4, &too_large), Err(SendError::TooLarge));
-        assert_eq!(agent.counts().too_large, 1);
+        assert_eq!(send(&agent, 4, &too_large), Err(SendError::TooLarge));
+        assert_eq!(sums(&agent, Place::QuicSend), [1, 0, 0, 1], "what becomes of it is the caller's to count");
         let fits = agent.packet_bytes_max(4).unwrap();
         assert!(fits >= 1100, "{fits}");
-        agent.send(4, &too_large[..fits]).unwrap();
+        send(&agent, 4, &too_large[..fits]).unwrap();
         assert_eq!(soon(session.recv()).await.unwrap().len(), fits);
     }
 
@@ -385,11 +443,10 @@ mod tests {
         let (_relay, agent) = both(&pair);
         let packet = vec![0; 1000];
         // Nothing is awaited, so that nothing is sent meanwhile.
-        let refused = (0..2000).find_map(|_| agent.send(4, &packet).err());
+        let refused = (0..2000).find_map(|_| send(&agent, 4, &packet).err());
         assert_eq!(refused, Some(SendError::Full));
-        let counts = agent.counts();
-        assert_eq!(counts.send_queue_full, 1);
-        assert!(counts.sent > 900, "{counts:?}");
+        assert_eq!(lost(&agent, Place::QuicSend, Reason::QueueFull), 1);
+        assert!(agent.ledger().sums().entered(Place::QuicSend) > 900);
     }
 
     #[tokio::test]
@@ -411,6 +468,50 @@ mod tests {
         let mut session = relay.register(0).unwrap();
         pair.agent.close(0u32.into(), b"bye");
         assert_eq!(soon(session.recv()).await, None);
-        assert_eq!(agent.send(0, b"packet"), Err(SendError::Lost));
+        assert_eq!(send(&agent, 0, b"packet"), Err(SendError::Closed));
+        assert_eq!(lost(&agent, Place::QuicSend, Reason::NoSession), 1);
+    }
+
+    #[tokio::test]
+    async fn what_quinn_drops_before_it_is_read_is_counted() {
+        let pair = pair().await;
+        let agent = Datagrams::spawn(pair.agent.clone(), Arc::default());
+        let total = 6000;
+        for sent in 1..=total {
+            send(&agent, 0, &[0; 1000]).unwrap();
+            soon(async {
+                while pair.relay.stats().frame_rx.datagram < sent {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+        // Only now does anybody read, and quinn has kept the newest four MiB.
+        let relay = Datagrams::spawn(pair.relay.clone(), Arc::default());
+        soon(async {
+            while sums(&relay, Place::QuicReceive)[0] < total {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let overflowed = lost(&relay, Place::QuicReceive, Reason::ReceiveOverflow);
+        assert!((1000..3000).contains(&overflowed), "{overflowed}");
+        assert_eq!(lost(&relay, Place::QuicReceive, Reason::NoSession), total - overflowed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_longer_fits_when_the_path_shrinks_is_counted() {
+        let (pair, path) = pair_over(1452).await;
+        let datagrams = Datagrams::spawn(pair.agent.clone(), Arc::default());
+        let fits = |datagrams: &Datagrams| datagrams.packet_bytes_max(0).unwrap();
+        let before = fits(&datagrams);
+        path.set_limit(PATH_1280);
+        while fits(&datagrams) >= before {
+            // More than the congestion window takes, so that some wait when the path is found to have shrunk.
+            while send(&datagrams, 0, &vec![0; before]).is_ok() {}
+            let _ = tokio::time::timeout(Duration::from_millis(50), pair.relay.closed()).await;
+        }
+        assert!(sums(&datagrams, Place::QuicSend)[1] > 0);
+        assert!(lost(&datagrams, Place::QuicSend, Reason::PathShrank) > 0, "{}", datagrams.ledger().sums());
     }
 }

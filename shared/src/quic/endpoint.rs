@@ -66,7 +66,7 @@ const MTU_AGAIN: Duration = Duration::from_secs(60);
 const BLACK_HOLE: Duration = Duration::from_secs(10);
 
 /// What the sockets ask for, in bytes; the defaults lose 2 % of datagrams under load. The kernel may grant less.
-const SOCKET_BUFFER: usize = 8 << 20;
+pub(super) const SOCKET_BUFFER: usize = 8 << 20;
 
 /// How many handshakes may be half open before a new address must show that it receives (RFC 9000 §8.1.2).
 const HALF_OPEN_UNVALIDATED_MAX: usize = 64;

@@ -12,6 +12,7 @@ pub mod guard;
 pub mod http3;
 pub mod lane;
 pub mod relay_verifier;
+pub mod socket;
 pub mod streams;
 #[cfg(test)]
 mod testbed;

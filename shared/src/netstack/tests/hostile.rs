@@ -8,8 +8,9 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{config, service, settle, start};
-use crate::netstack::{DialError, DropReason, Load, Netstack, PacketPort};
+use super::{all_lost, config, lost, service, settle, start};
+use crate::ledger::Reason;
+use crate::netstack::{DialError, Load, Netstack, PacketPort};
 use crate::packet::build::{ACK, FIN, RST, SYN, icmp, ipv4, ipv6, seal, tcp, tcp_with, udp};
 use crate::packet::{IpView, protocol};
 
@@ -46,7 +47,7 @@ async fn a_syn_flood_is_held_to_pending_max_and_starves_no_flow() {
     }
     settle().await;
     assert_eq!(stack.load(), Load { flows: 0, pending: 10, lingering: 0 });
-    assert_eq!(stack.drops().of(DropReason::PendingFull), 990);
+    assert_eq!(lost(&stack, Reason::PendingFull), 990);
     assert!(answer(&mut port).await.is_none(), "nothing was answered before a decision");
 }
 
@@ -66,7 +67,7 @@ async fn accepted_syns_that_are_never_confirmed_are_held_to_pending_max_too() {
         settle().await;
     }
     assert_eq!(stack.load(), Load { flows: 10, pending: 0, lingering: 0 });
-    assert_eq!(stack.drops().of(DropReason::PendingFull), 190);
+    assert_eq!(lost(&stack, Reason::PendingFull), 190);
     tokio::time::sleep(Duration::from_secs(40)).await;
     assert_eq!(stack.load().flows, 0, "half-open flows go by themselves");
     port.push(tcp(peer(1), service(), (1, 0), SYN, &[]));
@@ -84,7 +85,7 @@ async fn a_flood_stops_at_flows_max() {
     }
     settle().await;
     assert_eq!(stack.load().pending, 5);
-    assert_eq!(stack.drops().of(DropReason::FlowsFull), 45);
+    assert_eq!(lost(&stack, Reason::TableFull), 45);
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,8 +96,8 @@ async fn a_syn_with_a_bad_checksum_holds_nothing_and_is_not_answered() {
     port.push(packet);
     assert!(answer(&mut port).await.is_none());
     assert_eq!(stack.load(), Load { flows: 0, pending: 0, lingering: 0 });
-    assert_eq!(stack.drops().of(DropReason::BadChecksum), 1);
-    assert_eq!(stack.drops().total(), 1);
+    assert_eq!(lost(&stack, Reason::Checksum), 1);
+    assert_eq!(all_lost(&stack), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,7 +109,7 @@ async fn a_segment_of_no_flow_is_answered_by_a_reset_but_a_reset_is_not() {
     assert_eq!(header(&answer(&mut port).await.unwrap()), (RST | ACK, 0, 75));
     port.push(tcp(peer(1), service(), (70, 500), RST, &[]));
     assert!(answer(&mut port).await.is_none());
-    assert_eq!(stack.drops().of(DropReason::TcpUnmatched), 3);
+    assert_eq!(lost(&stack, Reason::TcpUnmatched), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,31 +131,36 @@ async fn packets_are_dropped_each_for_its_reason() {
     let looped: SocketAddr = "[::1]:9".parse().unwrap();
     let group: SocketAddr = "[ff02::1]:9".parse().unwrap();
     let cases = [
-        (vec![], DropReason::Malformed),
-        (vec![0x45], DropReason::Malformed),
-        (syn[..59].to_vec(), DropReason::Malformed),
-        (ipv6(from_ip, to_ip, protocol::TCP, 64, &syn[40..50]), DropReason::Malformed),
-        (tcp(peer(0), to, (1, 0), SYN, &[]), DropReason::Malformed),
-        (ipv6(from_ip, to_ip, 44, 64, &fragment), DropReason::Fragment),
-        (v4_fragment, DropReason::Fragment),
-        (ipv6(from_ip, to_ip, 43, 64, &routing), DropReason::Extension),
-        (v4([9, 9, 9, 9], &[1, 1, 1, 1]), DropReason::Extension),
-        (tcp(from, elsewhere, (1, 0), SYN, &[]), DropReason::ForeignDestination),
-        (tcp(own, to, (1, 0), SYN, &[]), DropReason::BadSource),
-        (tcp(looped, to, (1, 0), SYN, &[]), DropReason::BadSource),
-        (tcp(group, to, (1, 0), SYN, &[]), DropReason::BadSource),
-        (v4([255, 255, 255, 255], &[]), DropReason::BadSource),
-        (ipv6(from_ip, to_ip, 132, 64, &[0; 20]), DropReason::UnknownProtocol),
-        (ipv6(from_ip, to_ip, protocol::ICMP, 64, &[8; 20]), DropReason::UnknownProtocol),
-        (icmp(from.ip(), to.ip(), 129, 0, &[0; 8]), DropReason::IcmpIgnored),
-        (icmp(from.ip(), to.ip(), 2, 0, &[0; 60]), DropReason::IcmpIgnored),
-        (ipv6(from_ip, to_ip, protocol::ICMPV6, 64, &[128, 0, 0, 0, 0, 0, 0, 0]), DropReason::BadChecksum),
+        (vec![], Reason::Malformed),
+        (vec![0x45], Reason::Malformed),
+        (syn[..59].to_vec(), Reason::Malformed),
+        (ipv6(from_ip, to_ip, protocol::TCP, 64, &syn[40..50]), Reason::Malformed),
+        (tcp(peer(0), to, (1, 0), SYN, &[]), Reason::Malformed),
+        (ipv6(from_ip, to_ip, 44, 64, &fragment), Reason::Fragment),
+        (v4_fragment, Reason::Fragment),
+        (ipv6(from_ip, to_ip, 43, 64, &routing), Reason::Extension),
+        (v4([9, 9, 9, 9], &[1, 1, 1, 1]), Reason::Extension),
+        (tcp(from, elsewhere, (1, 0), SYN, &[]), Reason::NoRoute),
+        (tcp(own, to, (1, 0), SYN, &[]), Reason::ForeignSource),
+        (tcp(looped, to, (1, 0), SYN, &[]), Reason::ForeignSource),
+        (tcp(group, to, (1, 0), SYN, &[]), Reason::ForeignSource),
+        (v4([255, 255, 255, 255], &[]), Reason::ForeignSource),
+        (ipv6(from_ip, to_ip, 132, 64, &[0; 20]), Reason::UnknownProtocol),
+        (ipv6(from_ip, to_ip, protocol::ICMP, 64, &[8; 20]), Reason::UnknownProtocol),
+        (icmp(from.ip(), to.ip(), 129, 0, &[0; 8]), Reason::IcmpIgnored),
+        (icmp(from.ip(), to.ip(), 2, 0, &[0; 60]), Reason::IcmpIgnored),
+        (ipv6(from_ip, to_ip, protocol::ICMPV6, 64, &[128, 0, 0, 0, 0, 0, 0, 0]), Reason::Checksum),
     ];
     for (at, (packet, reason)) in cases.into_iter().enumerate() {
         let (stack, mut port) = server();
         port.push(packet);
         assert!(answer(&mut port).await.is_none(), "case {at}");
-        assert_eq!((stack.drops().of(reason), stack.drops().total()), (1, 1), "case {at}: {:?}", stack.drops());
+        assert_eq!(
+            (lost(&stack, reason), all_lost(&stack)),
+            (1, 1),
+            "case {at}: {:?}",
+            stack.ledger().sums().to_string()
+        );
         assert_eq!(stack.load().pending, 0, "case {at}");
     }
 }
@@ -171,7 +177,7 @@ async fn a_ping_is_answered_with_its_own_bytes() {
         assert_eq!(IpView::parse(&got).unwrap().payload(), IpView::parse(&want).unwrap().payload());
         assert_eq!(IpView::parse(&got).unwrap().destination(), from);
     }
-    assert_eq!(stack.drops().total(), 0);
+    assert_eq!(all_lost(&stack), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,7 +210,7 @@ async fn a_datagram_for_nobody_is_answered_by_port_unreachable_up_to_a_rate() {
         answers += 1;
     }
     assert_eq!(answers, 100);
-    assert_eq!(stack.drops().of(DropReason::UdpUnmatched), 301);
+    assert_eq!(lost(&stack, Reason::UdpUnmatched), 301);
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,7 +228,7 @@ async fn unreachable_ends_a_dial_only_if_it_quotes_its_syn() {
     port.push(icmp(relay, client, 1, 0, &[&[0; 4][..], &syn].concat()));
     let (dialled, stack) = dial.await.unwrap();
     assert_eq!(dialled.unwrap_err(), DialError::Unreachable { remote: service() });
-    assert_eq!(stack.drops().of(DropReason::IcmpIgnored), 1);
+    assert_eq!(lost(&stack, Reason::IcmpIgnored), 1);
     settle().await;
     assert_eq!(stack.load().flows, 0);
 }
@@ -279,8 +285,8 @@ async fn packets_pushed_faster_than_the_driver_reads_are_dropped_and_counted() {
         assert!(port.push(vec![0]));
     }
     settle().await;
-    assert_eq!(stack.drops().of(DropReason::InboundFull), 5000 - 4096);
-    assert_eq!(stack.drops().of(DropReason::Malformed), 4096);
+    assert_eq!(lost(&stack, Reason::QueueFull), 5000 - 4096);
+    assert_eq!(lost(&stack, Reason::Malformed), 4096);
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,8 +300,8 @@ async fn a_lane_that_takes_no_packets_holds_flows_back_and_is_bounded() {
     }
     settle().await;
     // The queue of the port, and what the stack keeps before it.
-    assert_eq!(stack.drops().of(DropReason::TcpUnmatched), 4096 + 256);
-    assert_eq!(stack.drops().of(DropReason::OutboundFull), 6000 - 4096 - 256);
+    assert_eq!(lost(&stack, Reason::TcpUnmatched), 4096 + 256);
+    assert_eq!(lost(&stack, Reason::AnswerFull), 6000 - 4096 - 256);
     let mut packets = 0;
     while answer(&mut port).await.is_some() {
         packets += 1;
@@ -346,7 +352,7 @@ async fn nearly_right_segments_neither_break_a_flow_s_engine_nor_the_driver() {
             while let Ok(Some(_)) = tokio::time::timeout(Duration::ZERO, port.recv()).await {}
         }
         settle().await;
-        assert_eq!(stack.drops().of(DropReason::FlowFault), 0, "seed {seed}");
+        assert_eq!(lost(&stack, Reason::FlowFault), 0, "seed {seed}");
         drop(port);
         write.await.unwrap();
         read.await.unwrap();

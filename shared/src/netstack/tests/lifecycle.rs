@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Faults, SERVICE, config, connect, join, pair, pair_of, service, settle, start};
+use super::{Faults, SERVICE, config, connect, join, lost, pair, pair_of, service, settle, start};
+use crate::ledger::Reason;
 use crate::netstack::{AcceptError, DialError, Load, Netstack};
 
 const NOTHING: Load = Load { flows: 0, pending: 0, lingering: 0 };
@@ -67,7 +68,7 @@ async fn nothing_is_answered_before_the_decision() {
     assert!(tokio::time::timeout(Duration::from_secs(5), &mut dial).await.is_err());
     assert!(tokio::time::timeout(Duration::from_secs(1), server.accept()).await.is_err());
     assert_eq!(server.load(), Load { flows: 0, pending: 1, lingering: 0 });
-    assert!(server.drops().of(crate::netstack::DropReason::SynRepeated) >= 2);
+    assert!(lost(&server, Reason::SynRepeated) >= 2);
     let (dialled, accepted) = tokio::join!(dial, pending.accept());
     let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
     dialled.write_all(b"x").await.unwrap();

@@ -12,6 +12,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::ledger::{Place, Reason};
+
 use super::{Config, Netstack, PacketPort, PacketReceiver, PacketSender, TcpFlow};
 
 mod hostile;
@@ -115,4 +117,14 @@ async fn connect(client: &Netstack, server: &Netstack) -> (TcpFlow, TcpFlow) {
 /// With the clock paused, a timer fires only when every task waits.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(2)).await;
+}
+
+/// How many packets a netstack has lost for `reason`, before and in its flows.
+fn lost(stack: &Netstack, reason: Reason) -> u64 {
+    stack.ledger().lost(Place::Netstack, reason) + stack.ledger().lost(Place::Flow, reason)
+}
+
+fn all_lost(stack: &Netstack) -> u64 {
+    let sums = stack.ledger().sums();
+    sums.lost(Place::Netstack) + sums.lost(Place::Flow)
 }

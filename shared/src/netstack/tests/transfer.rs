@@ -8,8 +8,9 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use super::{Faults, config, connect, pair, pair_of, service};
-use crate::netstack::{DropReason, Netstack, TcpFlow};
+use super::{Faults, all_lost, config, connect, lost, pair, pair_of, service};
+use crate::ledger::Reason;
+use crate::netstack::{Netstack, TcpFlow};
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -68,8 +69,8 @@ async fn ten_megabytes_come_back_unchanged() {
     let (client, server) = pair(Faults::default());
     tokio::spawn(echo(server.clone()));
     check_echo(client.dial(service()).await.unwrap(), 10 * MEGABYTE, 1).await;
-    assert_eq!(client.drops().total(), 0, "{:?}", client.drops());
-    assert_eq!(server.drops().total(), 0, "{:?}", server.drops());
+    assert_eq!(all_lost(&client), 0, "{:?}", client.ledger().sums().to_string());
+    assert_eq!(all_lost(&server), 0, "{:?}", server.ledger().sums().to_string());
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +124,7 @@ async fn a_reader_that_pauses_holds_the_writer_back_and_loses_nothing() {
     };
     let ((), (received, _)) = tokio::join!(rest, receive(accepted));
     assert_eq!(received, written + 10_000);
-    assert_eq!(server.drops().of(DropReason::FlowInboundFull), 0);
+    assert_eq!(lost(&server, Reason::FlowFull), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +166,7 @@ async fn bytes_survive_every_mix_of_buffers_loss_and_delay() {
             let (client, server) = pair_of(one, two, faults);
             tokio::spawn(echo(server.clone()));
             check_echo(client.dial(service()).await.unwrap(), MEGABYTE / 2, seed).await;
-            assert_eq!(client.drops().of(DropReason::FlowFault) + server.drops().of(DropReason::FlowFault), 0);
+            assert_eq!(lost(&client, Reason::FlowFault) + lost(&server, Reason::FlowFault), 0);
         }
     }
 }
