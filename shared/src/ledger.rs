@@ -41,6 +41,8 @@ labelled! {
         QuicSend => "quic_send",
         /// The relay's decision where a packet goes that came out of a session.
         Forward => "forward",
+        /// The agent's own look at what comes out of a session and what goes into it.
+        Policy => "policy",
         /// Into a netstack: to one of its flows, or answered.
         Netstack => "netstack",
         /// A flow of a netstack, on what had been delivered to it. Only losses are known here.

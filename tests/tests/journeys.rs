@@ -61,6 +61,8 @@ mod kubectl_read;
 mod kubectl_write;
 #[path = "journeys/live.rs"]
 mod live;
+#[path = "journeys/nodes.rs"]
+mod nodes;
 #[path = "journeys/outbound.rs"]
 mod outbound;
 #[path = "journeys/outbound_clients.rs"]

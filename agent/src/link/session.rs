@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
-use tokio::time::{interval, timeout};
+use tokio::{
+    sync::watch,
+    time::{interval, timeout},
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -33,6 +36,7 @@ use underpass_shared::{
     },
     wire::{
         capsule::Capsule,
+        connect_ip::AddressAssign,
         datagram::{self, Framer},
         preface::{self, Host, RefusedCode},
     },
@@ -43,7 +47,10 @@ use crate::{
     clock,
     config::Lane,
     device::user::UserDevice,
-    node::publish::{Caller, Published},
+    node::{
+        publish::{Caller, Published},
+        routes::Routes,
+    },
     service,
 };
 
@@ -67,6 +74,8 @@ pub struct Session {
     connection: quinn::Connection,
     id: u64,
     address: Ipv6Addr,
+    /// What the relay has said so far; whoever sets a host up waits for more.
+    routes: watch::Sender<Routes>,
     reader: CapsuleReader,
     writer: CapsuleWriter,
     datagrams: Datagrams,
@@ -106,8 +115,8 @@ impl Link {
         let id = stream.id().into_inner();
         let (send, receive) = stream.split();
         let mut reader = CapsuleReader::from(receive);
-        let address = match timeout(ANSWER, assigned(&mut reader)).await {
-            Ok(Ok(Some(address))) => address,
+        let (address, routes) = match timeout(ANSWER, assigned(&mut reader)).await {
+            Ok(Ok(Some(assigned))) => assigned,
             Ok(Ok(None)) => return Err(self.protocol("it assigned no IPv6 address")),
             Ok(Err(CapsulesError::Stream(source))) => return Err(self.broke(source)),
             Ok(Err(CapsulesError::Capsule(_))) => return Err(self.protocol("a malformed capsule")),
@@ -122,6 +131,7 @@ impl Link {
             connection: self.connection.clone(),
             id,
             address,
+            routes: watch::Sender::new(routes),
             reader,
             writer: send.into(),
             datagrams,
@@ -143,6 +153,12 @@ impl Session {
         self.address
     }
 
+    /// The session's addresses, and where packets may go; both change while it lives.
+    #[must_use]
+    pub fn routes(&self) -> watch::Receiver<Routes> {
+        self.routes.subscribe()
+    }
+
     /// The flows of the stream lane that are under way.
     #[must_use]
     pub fn flows(&self) -> TaskTracker {
@@ -159,7 +175,7 @@ impl Session {
             tokio::select! {
                 capsule = self.reader.next() => match capsule {
                     Ok(Some(Capsule::Datagram(payload))) => match datagram::decode_payload(payload) {
-                        Ok(packet) => device.push(packet),
+                        Ok(packet) => self.admit(packet, device),
                         Err(_) => {
                             self.datagrams.ledger().enter(Place::QuicReceive, 1);
                             self.datagrams.ledger().lose(Place::QuicReceive, Reason::Malformed, 1);
@@ -169,15 +185,27 @@ impl Session {
                         let _ = self.writer.finish().await;
                         return End::Drained;
                     }
-                    // The agent's address never changes while its certificate lives; routes are the whole overlay.
-                    Ok(Some(
-                        Capsule::AddressAssign(_) | Capsule::AddressRequest(_) | Capsule::RouteAdvertisement(_),
-                    )) => {}
+                    Ok(Some(Capsule::AddressAssign(assign))) => {
+                        self.routes.send_modify(|routes| routes.set_assigned(&assign));
+                        if own_address(&assign) != Some(self.address) {
+                            // Whatever stands at the old address is of no use any more.
+                            let _ = self.writer.finish().await;
+                            return End::Lost("the relay took the address back".to_owned());
+                        }
+                    }
+                    Ok(Some(Capsule::RouteAdvertisement(advertised))) => {
+                        self.routes.send_modify(|routes| routes.set_advertised(&advertised));
+                    }
+                    // Nobody has asked us for an address, and we have none to give.
+                    Ok(Some(Capsule::AddressRequest(_))) => {}
                     Ok(None) => return End::Lost("the relay ended the session".to_owned()),
                     Err(error) => return self.lost(&error),
                 },
-                Some(packet) = self.incoming.recv() => device.push(packet),
+                Some(packet) = self.incoming.recv() => self.admit(packet, device),
                 Some(packet) = device.recv() => {
+                    if !self.agrees(self.routes.borrow().lead(&packet)) {
+                        continue;
+                    }
                     let frame = framer.frame(self.id, &packet).freeze();
                     match send_packet(&self.datagrams, &mut self.writer, &frame).await {
                         Ok(Ok(()) | Err(NotSent::Lost)) => {}
@@ -198,6 +226,23 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Hands a packet of the relay's to the device, if it is one for us.
+    fn admit(&self, packet: Bytes, device: &UserDevice) {
+        if self.agrees(self.routes.borrow().admit(&packet)) {
+            device.push(packet);
+        }
+    }
+
+    fn agrees(&self, verdict: Result<(), Reason>) -> bool {
+        let ledger = self.datagrams.ledger();
+        ledger.enter(Place::Policy, 1);
+        match verdict {
+            Ok(()) => ledger.deliver(Place::Policy, 1),
+            Err(reason) => ledger.lose(Place::Policy, reason, 1),
+        }
+        verdict.is_ok()
     }
 
     /// Packet Too Big for a packet of the device's, as from the relay, which is the next hop.
@@ -221,19 +266,30 @@ impl Session {
     }
 }
 
-/// The agent's address: the first IPv6 one that the relay assigns, the network's first address plus one (see `prefix`).
-async fn assigned(reader: &mut CapsuleReader) -> Result<Option<Ipv6Addr>, CapsulesError> {
+/// The agent's address, and what the relay has said until it was told.
+async fn assigned(reader: &mut CapsuleReader) -> Result<Option<(Ipv6Addr, Routes)>, CapsulesError> {
+    let mut routes = Routes::default();
     while let Some(capsule) = reader.next().await? {
-        let Capsule::AddressAssign(assign) = capsule else { continue };
-        let v6 = assign.entries().iter().find_map(|entry| match entry.prefix {
-            IpNet::V6(net) => Some(Ipv6Addr::from(u128::from(net.network()) | u128::from(net.prefix_len() < 128))),
-            IpNet::V4(_) => None,
-        });
-        if v6.is_some() {
-            return Ok(v6);
+        match capsule {
+            Capsule::RouteAdvertisement(advertised) => routes.set_advertised(&advertised),
+            Capsule::AddressAssign(assign) => {
+                routes.set_assigned(&assign);
+                if let Some(address) = own_address(&assign) {
+                    return Ok(Some((address, routes)));
+                }
+            }
+            Capsule::Datagram(_) | Capsule::AddressRequest(_) | Capsule::Drain(_) => {}
         }
     }
     Ok(None)
+}
+
+/// The agent's own among the addresses assigned: the first IPv6 network's first address plus one (see `prefix`).
+fn own_address(assign: &AddressAssign) -> Option<Ipv6Addr> {
+    assign.entries().iter().find_map(|entry| match entry.prefix {
+        IpNet::V6(net) => Some(Ipv6Addr::from(u128::from(net.network()) | u128::from(net.prefix_len() < 128))),
+        IpNet::V4(_) => None,
+    })
 }
 
 /// Takes the flows that the relay opens, and raises the limit before it is reached.

@@ -3,3 +3,4 @@
 pub mod backoff;
 pub mod publish;
 pub mod redial;
+pub mod routes;

@@ -3,7 +3,7 @@
 //! Every decision is one transaction of the store, so that a token's last use goes to one agent only. The store knows
 //! a token by the SHA-256 of its secret; the secret itself is nowhere but in the token.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use time::{Duration, OffsetDateTime};
 use underpass_shared::{
     enrolment::{EnrolRequest, EnrolmentToken, Issued, Refusal, RefusalReason, Secret},
     identity::{AgentIdentity, NodeName, ProjectName},
+    prefix::NodeNumber,
     resource::kind::Kind,
 };
 
@@ -151,6 +152,24 @@ impl Enrolment {
     pub async fn admit(&self, agent: &AgentIdentity) -> Result<Admission, Refusal> {
         let agent = agent.clone();
         self.store.inspect(move |state| admit(state, &agent)).await.map_err(of_store)
+    }
+
+    /// The numbers of those of `nodes` that exist.
+    pub async fn numbers(&self, project: &ProjectName, nodes: BTreeSet<NodeName>) -> Vec<NodeNumber> {
+        let project = project.clone();
+        let known = move |state: &State| -> Result<Vec<NodeNumber>, WriteError> {
+            Ok(nodes.iter().filter_map(|node| lifecycle::node_number(state, &project, node).ok()).collect())
+        };
+        // A store that cannot be read knows of no node.
+        self.store.inspect(known).await.unwrap_or_default()
+    }
+
+    /// The `host:port` of the other relays that agents may dial now, those of this one left out.
+    #[must_use]
+    pub fn other_relays(&self) -> Vec<String> {
+        let mut others = cluster::addresses(&[], &self.store.leased().borrow());
+        others.retain(|address| !self.issuer.relays.contains(address));
+        others
     }
 }
 

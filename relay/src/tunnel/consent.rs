@@ -2,7 +2,10 @@
 //!
 //! Owns the node's half of the consent. The other half is the agent's: what it publishes. Who is not named may not.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use underpass_shared::identity::{NodeName, ProjectName};
 
@@ -75,6 +78,15 @@ impl Consent {
             consent.admits.iter().any(|admits| admits.node == *from && admits.ports.contain(Service::Icmp))
         };
         nodes.filter(move |(_, consent)| admits(consent)).map(|(node, _)| node)
+    }
+
+    /// The nodes that `node` may reach something of, and those that may reach something of it, in order: packets to and
+    /// from their addresses are for it to expect.
+    #[must_use]
+    pub fn neighbours(&self, project: &ProjectName, node: &NodeName) -> BTreeSet<NodeName> {
+        let admits = self.of(project, node).map_or(&[][..], |consent| &consent.admits);
+        let come = admits.iter().filter(|admits| admits.ports.contain(Service::Icmp)).map(|admits| &admits.node);
+        self.reachable(project, node).chain(come).cloned().collect()
     }
 
     fn of(&self, project: &ProjectName, node: &NodeName) -> Option<&NodeConsent> {
@@ -168,6 +180,22 @@ mod tests {
         let consent = office(&[("laptop", Ports::All)]);
         assert!(!consent.may_send(&project("red"), &name("laptop"), &name("office"), Service::Tcp(80)));
         assert_eq!(consent.reachable(&project("red"), &name("laptop")).count(), 0);
+    }
+
+    #[test]
+    fn neighbours_are_those_that_may_come_and_those_that_may_be_reached() {
+        let mut consent = office(&[("laptop", only(&[(80, 80)])), ("phone", only(&[]))]);
+        let of = |consent: &Consent, node: &str| -> Vec<String> {
+            let found = consent.neighbours(&project("default"), &name(node));
+            found.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(of(&consent, "office"), ["laptop"]);
+        assert_eq!(of(&consent, "laptop"), ["office"]);
+        assert_eq!(of(&consent, "phone"), Vec::<String>::new());
+        let admits = vec![Admits { node: name("office"), ports: Ports::All }];
+        consent.insert(project("default"), name("printer"), NodeConsent { egress: false, admits });
+        assert_eq!(of(&consent, "office"), ["laptop", "printer"]);
+        assert_eq!(consent.neighbours(&project("red"), &name("office")).len(), 0);
     }
 
     #[test]

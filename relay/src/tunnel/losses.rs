@@ -18,7 +18,7 @@ pub(crate) async fn report(tunnels: Tunnels, mut socket: Option<SocketLosses>) {
     let mut hinted = false;
     loop {
         look.tick().await;
-        tunnels.settle();
+        tunnels.settle(clock::instant());
         let dropped = socket.as_mut().map_or(0, |socket| socket.settle(ledger));
         if dropped > 0 && !hinted {
             hinted = true;

@@ -1,16 +1,17 @@
 //! Tunnels: the sessions that agents hold with this relay, and how a request reaches a service behind one.
 //!
 //! Journey A crosses here from `proxy/upstream` to a QUIC stream, or to packets for an agent that takes no streams.
-//! Pure parts: `registry` (who is where), `consent` (who may reach whom), `destination` (what an agent asks for) and
-//! `packets` (what may go where).
+//! Pure parts: `registry` (who is where), `consent` (who may reach whom), `destination` (what an agent's CONNECT asks for),
+//! `forward` (where a packet goes) and `flows` (whose answers pass).
 
 mod accept;
 mod connect;
 pub mod consent;
 mod destination;
 mod flow;
+mod flows;
+mod forward;
 pub(crate) mod losses;
-mod packets;
 pub mod registry;
 mod session;
 mod stack;
@@ -18,8 +19,8 @@ mod stack;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -33,10 +34,13 @@ use underpass_shared::{
     identity::{AgentId, AgentIdentity, NodeName, ProjectName},
     ledger::{Ledger, Place, Reason},
     netstack::{DialError as StackError, PacketReceiver},
-    packet::IpView,
+    packet::{IpView, decrement_hop_limit},
     prefix::{AgentNumber, NodeNumber},
     quic::lane::{self, LaneStream, OpenError},
-    wire::{datagram::Framer, preface::RefusedCode},
+    wire::{
+        datagram::{self, Framer},
+        preface::RefusedCode,
+    },
 };
 
 pub use self::{
@@ -45,11 +49,12 @@ pub use self::{
 };
 use self::{
     consent::Consent,
-    packets::Route,
+    forward::{Answer, Forwarding, Origin, Route},
     registry::{Admission, Entry, Registry, SessionId},
     session::{Cut, Session},
     stack::Stack,
 };
+use crate::clock;
 
 /// How long an agent may take to reach its service: the agent's own limit and two round trips round the world.
 const DIAL: Duration = Duration::from_secs(7);
@@ -133,7 +138,15 @@ struct Shared {
     changes: watch::Sender<u64>,
     consent: watch::Sender<Arc<Consent>>,
     egress: Arc<Semaphore>,
+    lanes: Mutex<Lanes>,
     runtime: Handle,
+}
+
+/// What the packet lanes of all sessions share. They run on one thread, so nobody waits for it.
+#[derive(Debug, Default)]
+struct Lanes {
+    forwarding: Forwarding,
+    framer: Framer,
 }
 
 impl Tunnels {
@@ -147,6 +160,7 @@ impl Tunnels {
             changes: watch::Sender::new(0),
             consent: watch::Sender::default(),
             egress: Arc::new(Semaphore::new(EGRESS_MAX)),
+            lanes: Mutex::default(),
             runtime,
         };
         Self { shared: Arc::new(shared) }
@@ -281,6 +295,7 @@ impl Tunnels {
             let differs = **current != consent;
             if differs {
                 *current = Arc::new(consent);
+                self.lanes().forwarding.set_consent(current);
             }
             differs
         });
@@ -298,11 +313,12 @@ impl Tunnels {
         &self.shared.ledger
     }
 
-    /// Brings the ledger up to date with what the sessions' connections have sent.
-    pub fn settle(&self) {
+    /// Brings the ledger up to date with what the sessions' connections have sent, and forgets flows that are over.
+    fn settle(&self, now: Instant) {
         for entry in self.registry().iter() {
             entry.session.datagrams.settle();
         }
+        self.lanes().forwarding.handle_timeout(now);
     }
 
     /// An agent that was not tried yet, a silent one only when there is no other.
@@ -337,23 +353,38 @@ impl Tunnels {
         }
     }
 
-    /// Takes a packet that an agent sent.
-    fn handle_packet(&self, identity: &AgentIdentity, session: &Session, packet: Bytes) {
-        let mut packet = packet.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
-        let relay = session.admission.project.relay_address();
-        let ledger = self.ledger();
-        ledger.enter(Place::Forward, 1);
-        let lost = |reason| ledger.lose(Place::Forward, reason, 1);
-        match packets::route(&mut packet, &session.admission, relay) {
-            Route::Drop(reason) => lost(reason),
-            Route::Relay => match self.stacks().get(&identity.project) {
-                // What the netstack does not take it counts itself.
-                Some(stack) => {
-                    ledger.deliver(Place::Forward, 1);
-                    stack.inbound.push(packet);
+    /// Takes packets that an agent sent.
+    fn handle_packets(&self, identity: &AgentIdentity, session: &Session, packets: impl Iterator<Item = Bytes>) {
+        let now = clock::instant();
+        let origin = Origin { project: &identity.project, node: &identity.node, admission: session.admission };
+        let lose = |reason| self.ledger().lose(Place::Forward, reason, 1);
+        let registry = self.registry();
+        let Lanes { forwarding, framer } = &mut *self.lanes();
+        for packet in packets {
+            self.ledger().enter(Place::Forward, 1);
+            match forwarding.route(&packet, &origin, &registry, now) {
+                Route::Relay => match self.stacks().get(&identity.project) {
+                    Some(stack) => {
+                        self.ledger().deliver(Place::Forward, 1);
+                        // What the netstack does not take it counts itself.
+                        stack.inbound.push(one_hop_less(BytesMut::from(&packet[..]), 0));
+                    }
+                    None => lose(Reason::NoRoute),
+                },
+                Route::Session(entry) => {
+                    self.ledger().deliver(Place::Forward, 1);
+                    let to = &entry.session;
+                    let frame = framer.frame(to.stream, &packet);
+                    if to.send(&one_hop_less(frame, datagram::header_bytes(to.stream))).is_err() {
+                        session.answer(&packet, Answer::TooBig(to.packet_bytes_max()), framer);
+                    }
                 }
-                None => lost(Reason::NoRoute),
-            },
+                Route::Refused(reason, answer) => {
+                    lose(reason);
+                    session.answer(&packet, answer, framer);
+                }
+                Route::Lost(reason) => lose(reason),
+            }
         }
     }
 
@@ -394,6 +425,10 @@ impl Tunnels {
         }
     }
 
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn registry(&self) -> RwLockReadGuard<'_, Registry<Arc<Session>>> {
         self.shared.registry.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -405,6 +440,12 @@ impl Tunnels {
     fn stacks(&self) -> RwLockReadGuard<'_, BTreeMap<ProjectName, Arc<Stack>>> {
         self.shared.stacks.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The packet behind `header_bytes` with one hop less, which it has (RFC 9484 §7).
+fn one_hop_less(mut frame: BytesMut, header_bytes: usize) -> Bytes {
+    decrement_hop_limit(&mut frame[header_bytes..]).expect("only packets with two hops are forwarded");
+    frame.freeze()
 }
 
 /// `None`: the session was lost, another may serve.

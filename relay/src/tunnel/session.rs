@@ -3,12 +3,14 @@
 //! Owns the capsules and packets of one session. Does not own who may have one (`accept`), nor who is chosen (`registry`).
 
 use std::{
+    collections::BTreeSet,
+    iter,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{self, error::TrySendError},
+        watch,
     },
     time::sleep,
 };
@@ -26,23 +29,25 @@ use tracing::{debug, info};
 use underpass_shared::{
     identity::AgentIdentity,
     ledger::{Place, Reason},
-    prefix::{AgentPrefix, ProjectPrefix},
+    packet::icmp::Allowance,
+    prefix::{AgentPrefix, NodePrefix, RELAY_NODE},
     quic::{
-        capsules::{CapsuleReader, CapsuleWriter, capsule_payload},
+        capsules::{CAPSULE_PACKET_BYTES_MAX, CapsuleReader, CapsuleWriter, capsule_payload},
         datagrams::{Datagrams, Receiver, SendError},
         http3::{self, ServerStream, StreamError},
     },
     wire::{
         capsule::{Capsule, Drain},
         connect_ip::{AddressAssign, AddressRange, AddressRequest, AssignedAddress, RouteAdvertisement},
-        datagram,
+        datagram::{self, Framer},
         preface::{self, Host, Kind, Preface, Trace},
     },
 };
 
 use super::{
-    Tunnels,
     accept::{Acceptor, Peer},
+    consent::Consent,
+    forward::Answer,
     registry::{Admission, SessionId},
 };
 use crate::clock;
@@ -82,6 +87,9 @@ pub(super) struct Session {
     pub(super) stream_lane: bool,
     pub(super) admission: Admission,
     pub(super) connected_at: OffsetDateTime,
+    /// How many ICMP errors it may still be sent, by the time since `since`.
+    errors: Mutex<Allowance>,
+    since: Instant,
     /// What goes as DATAGRAM capsules, as it fits no datagram.
     capsules: mpsc::Sender<Bytes>,
     /// How many datagrams had come from the agent when it was found silent; [`NOT_SILENT`] when it was not.
@@ -130,6 +138,24 @@ impl Session {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// The largest packet that the session takes, in bytes.
+    pub(super) fn packet_bytes_max(&self) -> u16 {
+        let bytes = self.datagrams.packet_bytes_max(self.stream).unwrap_or(0).max(CAPSULE_PACKET_BYTES_MAX);
+        u16::try_from(bytes).unwrap_or(u16::MAX)
+    }
+
+    /// Tells the agent what became of a packet that it sent, as often as is allowed.
+    pub(super) fn answer(&self, packet: &[u8], answer: Answer, framer: &mut Framer) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        if !errors.take(self.since.elapsed()) {
+            return;
+        }
+        if let Some(error) = answer.about(packet, self.admission.project.relay_address()) {
+            // An error is at most as long as what goes as a capsule.
+            let _ = self.send(&framer.frame(self.stream, &error).freeze());
         }
     }
 
@@ -195,6 +221,8 @@ pub(super) async fn run(
         stream_lane: lane.is_some(),
         admission,
         connected_at: clock::now(),
+        errors: Mutex::default(),
+        since: clock::instant(),
         capsules,
         silent_since: AtomicU64::new(NOT_SILENT),
         flows: Arc::new(Semaphore::new(FLOWS_MAX)),
@@ -205,13 +233,16 @@ pub(super) async fn run(
     stream.send_response(response).await?;
     let (send, receive) = stream.split();
     let (reader, mut writer) = (receive.into(), CapsuleWriter::from(send));
-    introduce(&mut writer, admission).await?;
+    // Subscribed before the first routes are made, so that no change falls between.
+    let consent = acceptor.tunnels.consent();
+    let routes = routes(acceptor, identity, admission).await;
+    introduce(&mut writer, admission, &routes).await?;
     let entered = acceptor.tunnels.enter(identity, Arc::clone(&session));
     // The node may have been deleted between admission and entry, when there was nothing to cut yet.
     if acceptor.enrolment.admit(identity).await.ok() != Some(admission) {
         session.cut(Cut::Deleted);
     }
-    let exchange = Exchange { tunnels: &acceptor.tunnels, peer, identity, session: &session, entered, reader, writer };
+    let exchange = Exchange { acceptor, peer, identity, session: &session, entered, consent, routes, reader, writer };
     info!(project = %identity.project, node = %identity.node, agent = %identity.agent, "session opened");
     let ended = exchange.live(incoming, outgoing).await;
     acceptor.tunnels.leave(identity, &session, entered);
@@ -221,11 +252,14 @@ pub(super) async fn run(
 
 /// One session's CONNECT-IP exchange, and what it is about.
 struct Exchange<'a> {
-    tunnels: &'a Tunnels,
+    acceptor: &'a Acceptor,
     peer: &'a Peer,
     identity: &'a AgentIdentity,
     session: &'a Arc<Session>,
     entered: SessionId,
+    consent: watch::Receiver<Arc<Consent>>,
+    /// What the agent was told last.
+    routes: RouteAdvertisement,
     reader: CapsuleReader,
     writer: CapsuleWriter,
 }
@@ -247,9 +281,7 @@ impl Exchange<'_> {
                     }
                 },
                 1.. = incoming.recv_many(&mut batch, BATCH_PACKETS) => {
-                    for packet in batch.drain(..) {
-                        self.tunnels.handle_packet(self.identity, self.session, packet);
-                    }
+                    self.acceptor.tunnels.handle_packets(self.identity, self.session, batch.drain(..));
                 }
                 Some(payload) = outgoing.capsules.recv() => {
                     let sent = self.writer.send(&Capsule::Datagram(payload)).await;
@@ -259,8 +291,17 @@ impl Exchange<'_> {
                 () = self.peer.drain.cancelled(), if !draining => {
                     draining = true;
                     // First of all no new flow may choose a session that is told to go.
-                    self.tunnels.leave(self.identity, self.session, self.entered);
-                    self.writer.send(&Capsule::Drain(Drain::default())).await?;
+                    self.acceptor.tunnels.leave(self.identity, self.session, self.entered);
+                    // More than a capsule takes, or an address that no capsule takes, is no reason to keep an agent.
+                    let elsewhere = Drain::new(self.acceptor.enrolment.other_relays()).unwrap_or_default();
+                    self.writer.send(&Capsule::Drain(elsewhere)).await?;
+                }
+                Ok(()) = self.consent.changed() => {
+                    let routes = routes(self.acceptor, self.identity, self.session.admission).await;
+                    if routes != self.routes {
+                        self.writer.send(&Capsule::RouteAdvertisement(routes.clone())).await?;
+                        self.routes = routes;
+                    }
                 }
             }
         }
@@ -269,10 +310,10 @@ impl Exchange<'_> {
     async fn handle_capsule(&mut self, capsule: Capsule) -> Result<(), StreamError> {
         match capsule {
             Capsule::Datagram(payload) => match datagram::decode_payload(payload) {
-                Ok(packet) => self.tunnels.handle_packet(self.identity, self.session, packet),
+                Ok(packet) => self.acceptor.tunnels.handle_packets(self.identity, self.session, iter::once(packet)),
                 Err(_) => {
-                    self.tunnels.ledger().enter(Place::QuicReceive, 1);
-                    self.tunnels.ledger().lose(Place::QuicReceive, Reason::Malformed, 1);
+                    self.acceptor.tunnels.ledger().enter(Place::QuicReceive, 1);
+                    self.acceptor.tunnels.ledger().lose(Place::QuicReceive, Reason::Malformed, 1);
                 }
             },
             Capsule::AddressRequest(request) => {
@@ -310,13 +351,27 @@ impl Drop for Outgoing<'_> {
     }
 }
 
-/// Tells the agent its address and what lies behind the relay: the project's overlay.
-async fn introduce(writer: &mut CapsuleWriter, admission: Admission) -> Result<(), StreamError> {
+/// Where the agent may send to, and what it may expect packets from: the relays, and nodes that consent has to do with.
+async fn routes(acceptor: &Acceptor, identity: &AgentIdentity, admission: Admission) -> RouteAdvertisement {
+    let consent = Arc::clone(&acceptor.tunnels.consent().borrow());
+    let neighbours = consent.neighbours(&identity.project, &identity.node);
+    let mut nodes = BTreeSet::from([RELAY_NODE]);
+    if !neighbours.is_empty() {
+        nodes.extend(acceptor.enrolment.numbers(&identity.project, neighbours).await);
+    }
+    let ranges = nodes.into_iter().map(|node| AddressRange::of(node_net(admission.project.node(node))));
+    RouteAdvertisement::new(ranges).expect("the networks of different nodes do not overlap")
+}
+
+/// Tells the agent what lies behind the relay and then its address, on which it has waited: packets may follow at once.
+async fn introduce(
+    writer: &mut CapsuleWriter,
+    admission: Admission,
+    routes: &RouteAdvertisement,
+) -> Result<(), StreamError> {
+    writer.send(&Capsule::RouteAdvertisement(routes.clone())).await?;
     let assigned = AssignedAddress { request_id: 0, prefix: agent_net(admission.prefix()) };
-    writer.send(&Capsule::AddressAssign(AddressAssign::new([assigned]))).await?;
-    let overlay = AddressRange::of(project_net(admission.project));
-    let routes = RouteAdvertisement::new([overlay]).expect("one range is in order");
-    writer.send(&Capsule::RouteAdvertisement(routes)).await
+    writer.send(&Capsule::AddressAssign(AddressAssign::new([assigned]))).await
 }
 
 /// Close code of a session that was cut (RFC 9114 §8.1, `H3_REQUEST_REJECTED`).
@@ -337,6 +392,6 @@ fn agent_net(prefix: AgentPrefix) -> IpNet {
     IpNet::V6(Ipv6Net::new(prefix.network(), AgentPrefix::BITS).expect("96 bits fit"))
 }
 
-fn project_net(prefix: ProjectPrefix) -> IpNet {
-    IpNet::V6(Ipv6Net::new(prefix.network(), ProjectPrefix::BITS).expect("48 bits fit"))
+fn node_net(prefix: NodePrefix) -> IpNet {
+    IpNet::V6(Ipv6Net::new(prefix.network(), NodePrefix::BITS).expect("64 bits fit"))
 }
