@@ -1,3 +1,4 @@
 //! Where packets appear on this host.
 
+mod datagrams;
 pub mod user;

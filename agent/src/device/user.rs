@@ -1,6 +1,6 @@
 //! User mode: a netstack in this process at the agent's overlay address. No privilege, nothing changed on the host.
 //!
-//! TCP flows that arrive as packets are joined to loopback services, as those of the stream lane are.
+//! TCP flows and UDP datagrams that arrive as packets are joined to loopback services, as flows of the stream lane are.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -16,6 +16,7 @@ use underpass_shared::{
     netstack::{Config, Netstack, PacketPort, PendingFlow},
 };
 
+use super::datagrams;
 use crate::{
     node::publish::{Caller, Published},
     service,
@@ -28,18 +29,23 @@ pub struct UserDevice {
     port: PacketPort,
     _driver: AbortOnDropHandle<()>,
     _accepting: AbortOnDropHandle<()>,
+    _datagrams: AbortOnDropHandle<()>,
 }
 
 impl UserDevice {
     /// Starts a netstack at `address` that lets in what is published.
     #[must_use]
     pub fn start(address: Ipv6Addr, published: Arc<Published>, ledger: Arc<Ledger>) -> Self {
-        let config = Config { ledger, ..Config::new(vec![IpAddr::V6(address).into()], rand::random()) };
+        let config =
+            Config { ledger: Arc::clone(&ledger), ..Config::new(vec![IpAddr::V6(address).into()], rand::random()) };
         let (netstack, port, driver) = Netstack::new(config);
+        let receiver = netstack.datagrams().expect("a new netstack's are not taken");
+        let datagrams = datagrams::serve(receiver, netstack.datagram_sender(), Arc::clone(&published), ledger);
         Self {
             address,
             port,
             _driver: AbortOnDropHandle::new(tokio::spawn(driver.run())),
+            _datagrams: AbortOnDropHandle::new(tokio::spawn(datagrams)),
             _accepting: AbortOnDropHandle::new(tokio::spawn(accept(netstack, address, published))),
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::flow::{PendingFlow, Shared};
 use super::stack::Stack;
+use super::udp::Wanted;
 use super::{Dial, TcpFlow};
 
 /// Packets that are taken in before the flows get their turns.
@@ -29,6 +30,7 @@ pub struct Driver {
     pub(super) inbound: mpsc::Receiver<Bytes>,
     pub(super) outbound: mpsc::Sender<BytesMut>,
     pub(super) dials: mpsc::Receiver<Dial>,
+    pub(super) wanted: mpsc::Receiver<Wanted>,
     pub(super) arrivals: mpsc::Sender<PendingFlow>,
     pub(super) started: tokio::time::Instant,
 }
@@ -74,6 +76,7 @@ impl Driver {
         let now = self.now();
         let signals = self.take_signals(now);
         self.begin_dials(now);
+        let datagrams = self.send_datagrams(now);
         self.stack.handle_timeout(now);
         while batch.len() < BATCH_PACKETS {
             let Ok(packet) = self.inbound.try_recv() else { break };
@@ -92,7 +95,7 @@ impl Driver {
                 permit.send(packet);
             }
         }
-        full || signals || (self.stack.has_ready() && !self.stack.is_blocked())
+        full || signals || datagrams || (self.stack.has_ready() && !self.stack.is_blocked())
     }
 
     /// True if the most one round takes were taken.
@@ -120,6 +123,18 @@ impl Driver {
         }
     }
 
+    /// True if the most one round takes were taken. While nobody fetches packets they wait in their queue.
+    fn send_datagrams(&mut self, now: Instant) -> bool {
+        for _ in 0..BATCH_PACKETS {
+            if self.stack.is_blocked() {
+                return false;
+            }
+            let Ok(wanted) = self.wanted.try_recv() else { return false };
+            self.stack.handle_wanted(wanted, now);
+        }
+        true
+    }
+
     fn begin_dials(&mut self, now: Instant) {
         for _ in 0..BATCH_DIALS {
             let Ok(dial) = self.dials.try_recv() else { return };
@@ -141,6 +156,7 @@ impl Driver {
         let outbound = self.outbound.clone();
         let arrivals = self.arrivals.clone();
         let pending = self.stack.has_pending();
+        let blocked = self.stack.is_blocked();
         tokio::select! {
             biased;
             room = outbound.reserve(), if output => match (room, self.stack.poll_transmit()) {
@@ -157,6 +173,11 @@ impl Driver {
                 _ => Woken::Work,
             },
             () = self.shared.wake.notified() => Woken::Work,
+            Some(wanted) = self.wanted.recv(), if !blocked => {
+                let now = self.now();
+                self.stack.handle_wanted(wanted, now);
+                Woken::Work
+            }
             _ = arrivals.reserve(), if pending => Woken::Work,
             dial = self.dials.recv(), if attended => match dial {
                 Some(dial) => {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     signals: Mutex<VecDeque<Arc<FlowCell>>>,
     pub(super) wake: Notify,
     pub(super) ledger: Arc<Ledger>,
+    /// Whether the application takes datagrams.
+    datagrams_taken: AtomicBool,
     pub(super) load: LoadCounters,
 }
 
@@ -46,7 +48,21 @@ pub(super) struct LoadCounters {
 
 impl Shared {
     pub(super) fn new(ledger: Arc<Ledger>) -> Self {
-        Self { signals: Mutex::default(), wake: Notify::new(), ledger, load: LoadCounters::default() }
+        Self {
+            signals: Mutex::default(),
+            wake: Notify::new(),
+            ledger,
+            datagrams_taken: AtomicBool::new(false),
+            load: LoadCounters::default(),
+        }
+    }
+
+    pub(super) fn take_datagrams(&self) {
+        self.datagrams_taken.store(true, Relaxed);
+    }
+
+    pub(super) fn takes_datagrams(&self) -> bool {
+        self.datagrams_taken.load(Relaxed)
     }
 
     pub(super) fn take_signal(&self) -> Option<Arc<FlowCell>> {

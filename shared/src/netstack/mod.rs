@@ -1,4 +1,4 @@
-//! smoltcp made async: TCP over a lane of whole IP packets, in user space, without a privilege.
+//! smoltcp made async: TCP over a lane of whole IP packets, in user space, without a privilege; UDP and echo beside it.
 //!
 //! The agent's user mode accepts with it on every port of its own addresses; the relay dials agents with it over the
 //! packet lane. It never names QUIC: packets enter and leave through a [`PacketPort`]. Flows are told apart here,
@@ -9,8 +9,8 @@
 //! application's end); answers the other way.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use ipnet::IpNet;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 pub use driver::Driver;
 pub use flow::{AcceptError, PendingFlow, TcpFlow};
 pub use port::{PacketPort, PacketReceiver, PacketSender};
+pub use udp::{Datagram, DatagramReceiver, DatagramSender};
 
 use crate::ledger::Ledger;
 use flow::{End, Shared};
@@ -30,6 +31,7 @@ mod port;
 mod replies;
 mod stack;
 mod timers;
+mod udp;
 mod window;
 
 /// Dials that wait for the driver; further ones wait at the handle.
@@ -130,6 +132,8 @@ pub struct Netstack {
     shared: Arc<Shared>,
     dials: mpsc::Sender<Dial>,
     arrivals: Arc<Mutex<mpsc::Receiver<PendingFlow>>>,
+    datagrams: Arc<std::sync::Mutex<Option<DatagramReceiver>>>,
+    datagram_sender: DatagramSender,
 }
 
 impl Netstack {
@@ -145,8 +149,12 @@ impl Netstack {
         let (packets_out, outbound) = mpsc::channel(port::QUEUE_PACKETS_MAX);
         let (dials, dials_begun) = mpsc::channel(DIALS_MAX);
         let (arrived, arrivals) = mpsc::channel(config.pending_max.max(1));
+        let (datagrams, datagrams_in) = mpsc::channel(udp::QUEUE_DATAGRAMS_MAX);
+        let (wanted, datagrams_out) = mpsc::channel(udp::QUEUE_DATAGRAMS_MAX);
+        let datagram_sender = DatagramSender { queue: wanted, ledger: shared.ledger.clone() };
         let driver = Driver {
-            stack: Stack::new(config, shared.clone()),
+            stack: Stack::new(config, shared.clone(), datagrams),
+            wanted: datagrams_out,
             shared: shared.clone(),
             inbound: packets_in,
             outbound: packets_out,
@@ -155,7 +163,9 @@ impl Netstack {
             started: tokio::time::Instant::now(),
         };
         let port = PacketPort::new(inbound, outbound, shared.ledger.clone());
-        (Self { shared, dials, arrivals: Arc::new(Mutex::new(arrivals)) }, port, driver)
+        let arrivals = Arc::new(Mutex::new(arrivals));
+        let datagrams = Arc::new(std::sync::Mutex::new(Some(DatagramReceiver { queue: datagrams_in })));
+        (Self { shared, dials, arrivals, datagrams, datagram_sender }, port, driver)
     }
 
     /// Opens a flow to `remote`. Returns when the handshake is complete; dropping the future gives it up with a RST.
@@ -186,6 +196,17 @@ impl Netstack {
                 return Some(pending);
             }
         }
+    }
+
+    /// The UDP datagrams that come to our addresses, on whatever port; `None` when they were taken already. As long as nobody
+    /// has taken them, and after that was dropped, they are answered by Port Unreachable.
+    pub fn datagrams(&self) -> Option<DatagramReceiver> {
+        self.datagrams.lock().unwrap_or_else(PoisonError::into_inner).take().inspect(|_| self.shared.take_datagrams())
+    }
+
+    /// Where UDP datagrams go out.
+    pub fn datagram_sender(&self) -> DatagramSender {
+        self.datagram_sender.clone()
     }
 
     /// Where its packets are counted; see [`Config::ledger`].

@@ -14,11 +14,13 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::UdpPacket;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::flow::{Decision, End, FlowCell, FlowKey, Shared};
 use super::live::{Farewell, Live, Shape, Turn, finish};
 use super::replies::{self, Icmp, Segment, SegmentError};
 use super::timers::Timers;
+use super::udp::{self, Datagram, Wanted};
 use super::{Config, DialError};
 use crate::ledger::{Place, Reason};
 use crate::packet::{
@@ -91,11 +93,13 @@ pub(super) struct Stack {
     half_open: usize,
     farewells: usize,
     icmp_errors: Allowance,
+    /// Where datagrams go that have come to us.
+    datagrams: mpsc::Sender<Datagram>,
     accepting: bool,
 }
 
 impl Stack {
-    pub(super) fn new(config: Config, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(config: Config, shared: Arc<Shared>, datagrams: mpsc::Sender<Datagram>) -> Self {
         Self {
             random: StdRng::seed_from_u64(config.seed),
             accepting: config.pending_max > 0,
@@ -112,6 +116,7 @@ impl Stack {
             half_open: 0,
             farewells: 0,
             icmp_errors: Allowance::default(),
+            datagrams,
         }
     }
 
@@ -137,6 +142,24 @@ impl Stack {
         let live = Live::dial(cell.clone(), self.shape(), now).ok_or(DialError::Target { remote })?;
         self.install(live, false);
         Ok(cell)
+    }
+
+    /// Sends a datagram of the application's, or refuses one.
+    pub(super) fn handle_wanted(&mut self, wanted: Wanted, now: Instant) {
+        let done = match wanted {
+            Wanted::Send { from, to, payload } => match udp::packet(from, to, &payload) {
+                Some(packet) if self.owns(from.ip()) => self.answer(packet),
+                Some(_) => Err(Reason::ForeignSource),
+                None => Err(Reason::TooBig),
+            },
+            Wanted::Refuse(datagram) => match IpView::parse(&datagram.packet) {
+                Ok(view) => self.refuse_datagram(&view, now),
+                Err(_) => Err(Reason::Malformed),
+            },
+        };
+        if let Err(reason) = done {
+            self.shared.ledger.lose(Place::Flow, reason, 1);
+        }
     }
 
     /// Does what the application asked for on `cell` since the last time.
@@ -263,7 +286,7 @@ impl Stack {
                 let key = FlowKey { local: ports.destination, remote: ports.source };
                 self.sort_segment(key, packet, &segment, now)
             }
-            (protocol::UDP, _) => self.sort_datagram(&view, now),
+            (protocol::UDP, _) => self.sort_datagram(&packet, &view, now),
             (protocol::ICMPV6, IpView::V6(_)) | (protocol::ICMP, IpView::V4(_)) => self.sort_icmp(&view),
             _ => Err(Reason::UnknownProtocol),
         }
@@ -333,18 +356,37 @@ impl Stack {
         Ok(())
     }
 
-    fn sort_datagram(&mut self, view: &IpView<'_>, now: Instant) -> Result<(), Reason> {
+    fn sort_datagram(&mut self, packet: &Bytes, view: &IpView<'_>, now: Instant) -> Result<(), Reason> {
         let datagram = UdpPacket::new_checked(view.payload()).map_err(|_| Reason::Malformed)?;
+        // No source port means that no answer is wanted (RFC 768); none here is for nobody.
+        if datagram.dst_port() == 0 {
+            return Err(Reason::Malformed);
+        }
         if !datagram.verify_checksum(&view.source().into(), &view.destination().into()) {
             return Err(Reason::Checksum);
         }
-        let answer = icmp::unreachable(view, view.destination(), Unreachable::Port);
-        if let Some(answer) = answer
-            && self.icmp_errors.take(since_start(now))
-        {
-            self.answer(answer)?;
+        if self.shared.takes_datagrams() {
+            let came = Datagram {
+                local: SocketAddr::new(view.destination(), datagram.dst_port()),
+                remote: SocketAddr::new(view.source(), datagram.src_port()),
+                payload: packet.slice_ref(datagram.payload()),
+                packet: packet.clone(),
+            };
+            match self.datagrams.try_send(came) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(_)) => return Err(Reason::QueueFull),
+                Err(TrySendError::Closed(_)) => {}
+            }
         }
+        self.refuse_datagram(view, now)?;
         Err(Reason::UdpUnmatched)
+    }
+
+    fn refuse_datagram(&mut self, view: &IpView<'_>, now: Instant) -> Result<(), Reason> {
+        match icmp::unreachable(view, view.destination(), Unreachable::Port) {
+            Some(answer) if self.icmp_errors.take(since_start(now)) => self.answer(answer),
+            _ => Ok(()),
+        }
     }
 
     fn sort_icmp(&mut self, view: &IpView<'_>) -> Result<(), Reason> {

@@ -6,10 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::{net::UdpSocket, time::timeout};
 use underpass_tests::{
     agent::{Agent, Connected, Settings},
-    eventually::eventually,
+    eventually::{PATIENCE, eventually, within},
     host::Host,
     manifest,
     packets::{icmp_of, ping, udp},
@@ -107,7 +107,7 @@ async fn a_node_is_reached_as_soon_and_as_long_as_it_allows_it() {
     let socket = |address, port| SocketAddrV6::new(address, port, 0, 0);
     let to = |port| udp(socket(nodes.laptop.address, 5000), socket(office, port), b"hello");
     let (allowed, denied) = (to(7000), to(7001));
-    // Nothing is served there: the office's own agent says so, of the port that is allowed only.
+    // Nothing is served there: the office says so, of the port that is allowed only.
     let unreachable = nodes.answered(&allowed, PORT_UNREACHABLE).await;
     assert_eq!(source_of(&unreachable), office);
     let prohibited = nodes.answered(&denied, PROHIBITED).await;
@@ -116,6 +116,29 @@ async fn a_node_is_reached_as_soon_and_as_long_as_it_allows_it() {
     nodes.admit(None).await;
     nodes.laptop.until("no route to the office", |laptop| !laptop.has_route_to(office)).await;
     nodes.answered(&request, PROHIBITED).await;
+}
+
+#[tokio::test]
+async fn a_service_that_speaks_udp_is_reached_from_another_node() {
+    let mut nodes = Nodes::open().await;
+    let service = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let port = service.local_addr().unwrap().port();
+    nodes.admit(Some(&format!("[{port}]"))).await;
+    let (laptop, office) = (nodes.laptop.address, nodes.office.address);
+    nodes.answered(&nodes.ping(), ECHO_REPLY).await;
+    let mut asked = [0; 2048];
+    for client in 5000..5020 {
+        let ends = (SocketAddrV6::new(laptop, client, 0, 0), SocketAddrV6::new(office, port, 0, 0));
+        nodes.laptop.send(&udp(ends.0, ends.1, &client.to_be_bytes()));
+        let (length, peer) = within(PATIENCE, "the service is asked", service.recv_from(&mut asked)).await.unwrap();
+        assert_eq!(asked[..length], client.to_be_bytes());
+        service.send_to(&[&asked[..length], &[9; 1000]].concat(), peer).await.unwrap();
+        let wanted = udp(ends.1, ends.0, &[&client.to_be_bytes()[..], &[9; 1000]].concat());
+        let answer = nodes.laptop.receive().await;
+        // But for the hop limit, of which the relay took one.
+        assert_eq!((&answer[..7], &answer[8..]), (&wanted[..7], &wanted[8..]));
+        assert_eq!(answer[7], 63);
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use super::{Config, Netstack, PacketPort, PacketReceiver, PacketSender, TcpFlow}
 mod hostile;
 mod lifecycle;
 mod transfer;
+mod udp;
 
 const CLIENT: &str = "fd00:1::1/128";
 const SERVER: &str = "fd00:2::1/128";
