@@ -21,7 +21,7 @@ use underpass_shared::{
     netstack::{Datagram, DatagramReceiver, DatagramSender},
 };
 
-use crate::node::publish::Published;
+use crate::node::publish::{Caller, Published};
 
 /// How many flows there are at once, each with a socket and [`ANSWER_BYTES_MAX`]; beyond it the one that was silent for
 /// longest gives way, as most clients ask once and are answered.
@@ -41,6 +41,8 @@ type Ends = (SocketAddr, SocketAddr);
 
 /// The flows of one netstack.
 struct Flows {
+    /// The agent's address.
+    own: Ipv6Addr,
     published: Arc<Published>,
     sender: DatagramSender,
     ledger: Arc<Ledger>,
@@ -59,14 +61,16 @@ struct Flow {
     task: AbortHandle,
 }
 
-/// Serves what comes out of a netstack until that ends.
+/// Serves what comes out of the netstack at `own` until that ends.
 pub(super) async fn serve(
+    own: Ipv6Addr,
     mut receiver: DatagramReceiver,
     sender: DatagramSender,
     published: Arc<Published>,
     ledger: Arc<Ledger>,
 ) {
     let mut flows = Flows {
+        own,
         published,
         sender,
         ledger,
@@ -96,7 +100,8 @@ impl Flows {
     fn handle(&mut self, datagram: Datagram) {
         let ends = (datagram.remote(), datagram.local());
         if !self.flow_by_ends.contains_key(&ends) {
-            let Some(port) = self.published.local(datagram.local().port()) else {
+            let caller = Caller::of(Some(datagram.remote().ip()), self.own);
+            let Some(port) = self.published.local(datagram.local().port(), caller) else {
                 return self.sender.refuse(datagram);
             };
             self.begin(ends, port);

@@ -40,7 +40,7 @@ impl UserDevice {
             Config { ledger: Arc::clone(&ledger), ..Config::new(vec![IpAddr::V6(address).into()], rand::random()) };
         let (netstack, port, driver) = Netstack::new(config);
         let receiver = netstack.datagrams().expect("a new netstack's are not taken");
-        let datagrams = datagrams::serve(receiver, netstack.datagram_sender(), Arc::clone(&published), ledger);
+        let datagrams = datagrams::serve(address, receiver, netstack.datagram_sender(), Arc::clone(&published), ledger);
         Self {
             address,
             port,
