@@ -14,7 +14,7 @@ use tokio::{
     net::TcpListener,
     runtime::Builder,
     signal::unix::{SignalKind, signal},
-    time::timeout,
+    time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
@@ -156,9 +156,10 @@ impl Relay {
 
     async fn run(mut self, workers: &Workers, stop: CancellationToken) -> anyhow::Result<()> {
         let (drain, api_stop) = (CancellationToken::new(), CancellationToken::new());
+        let cut = CancellationToken::new();
         let losses = losses::report(self.acceptor.tunnels.clone(), self.port.losses());
         let _losses = AbortOnDropHandle::new(workers.tunnel().spawn(losses));
-        let accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone()));
+        let mut accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone(), cut.clone()));
         let (listener, tls, api) = self.api;
         let api = workers.api().spawn(api::serve(listener, tls, api, api_stop.clone()));
         let collecting = collector::spawn(self.store, drain.clone());
@@ -177,7 +178,14 @@ impl Relay {
             }
         }
         drain.cancel();
-        if let Err(error) = accepting.await {
+        let ended = match timeout_at(deadline.into(), &mut accepting).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                cut.cancel();
+                accepting.await
+            }
+        };
+        if let Err(error) = ended {
             warn!(%error, "the tunnel port did not end well");
         }
         if let Err(error) = collecting.await {

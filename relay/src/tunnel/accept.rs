@@ -140,9 +140,9 @@ impl Drop for Live<'_> {
 }
 
 impl Acceptor {
-    /// Accepts until `drain` is cancelled, then tells every agent to go elsewhere and returns when all are gone, at the
-    /// latest after three seconds.
-    pub async fn run(self, TunnelPort { endpoint, .. }: TunnelPort, drain: CancellationToken) {
+    /// Accepts until `drain` is cancelled, then tells every agent to go elsewhere and returns when all are gone; at the
+    /// latest after three seconds, but for flows that agents opened: these may go on until `cut` is cancelled.
+    pub async fn run(self, TunnelPort { endpoint, .. }: TunnelPort, drain: CancellationToken, cut: CancellationToken) {
         // Each handshake under way holds a clone, so that the count needs no bookkeeping.
         let half_open = Arc::new(());
         let mut connections = JoinSet::new();
@@ -167,9 +167,16 @@ impl Acceptor {
                 Err(error) => debug!(%from, %error, "no handshake"),
             }
         }
+        self.tunnels.outbound().close();
         let gone = async { while connections.join_next().await.is_some() {} };
-        if timeout(LEAVE, gone).await.is_err() {
-            debug!("some agents did not leave in time");
+        let stay = async {
+            sleep(LEAVE).await;
+            self.tunnels.outbound().wait().await;
+        };
+        tokio::select! {
+            () = gone => {}
+            () = stay => debug!("some agents did not leave in time"),
+            () = cut.cancelled() => debug!("some flows did not end in time"),
         }
         endpoint.close(NO_ERROR.into(), b"the relay is stopping");
         endpoint.wait_idle().await;

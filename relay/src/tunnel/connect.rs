@@ -101,6 +101,7 @@ pub(super) async fn serve(
             return say(stream, refused.answer(), refused.to_string()).await;
         }
     };
+    let _counted = acceptor.tunnels.outbound().token();
     stream.send_response(Response::new(())).await?;
     let stream = ConnectStream::of_relay(stream);
     let cut = revoked(acceptor.tunnels.consent(), &identity, &grant);

@@ -30,6 +30,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 use underpass_shared::{
     identity::{AgentId, AgentIdentity, NodeName, ProjectName},
     ledger::{Ledger, Place, Reason},
@@ -139,6 +140,8 @@ struct Shared {
     consent: watch::Sender<Arc<Consent>>,
     egress: Arc<Semaphore>,
     lanes: Mutex<Lanes>,
+    /// The flows that agents opened.
+    outbound: TaskTracker,
     runtime: Handle,
 }
 
@@ -161,6 +164,7 @@ impl Tunnels {
             consent: watch::Sender::default(),
             egress: Arc::new(Semaphore::new(EGRESS_MAX)),
             lanes: Mutex::default(),
+            outbound: TaskTracker::new(),
             runtime,
         };
         Self { shared: Arc::new(shared) }
@@ -254,6 +258,11 @@ impl Tunnels {
         let registry = self.registry();
         let mut agents = registry.of_node(project, node);
         agents.find(|entry| entry.identity.agent == *agent).map(|entry| entry.admission.agent)
+    }
+
+    /// The flows that agents opened; one holds a token of it for as long as it lasts.
+    fn outbound(&self) -> &TaskTracker {
+        &self.shared.outbound
     }
 
     /// Room for one more socket to the internet, `None` at [`EGRESS_MAX`].

@@ -264,3 +264,21 @@ async fn flows_go_by_the_next_session_after_the_relay_was_killed() {
     let cut = within(PATIENCE, "the old flow ends", running.read_u8()).await.unwrap_err();
     assert_eq!(cut.kind(), io::ErrorKind::ConnectionReset);
 }
+
+#[tokio::test]
+async fn a_flow_in_flight_ends_in_its_own_time_when_the_relay_is_stopped() {
+    let mut nodes = Nodes::open().await;
+    let (proxy, port) = (nodes.proxy, nodes.upstream.port());
+    nodes.laptop_may_leave(true).await;
+    let stream = replies(proxy, "127.0.0.1", port, SUCCEEDED).await.unwrap();
+    let answer = tokio::spawn(get(stream, "/hold"));
+    nodes.upstream.holds(1).await;
+    nodes.relay.process.terminate().await;
+    nodes.laptop.process.line("`disconnected: …`", |line| line.starts_with("disconnected: ").then_some(())).await;
+    // Agents have three seconds to leave; the flow outlives them.
+    let early = tokio::time::timeout(std::time::Duration::from_secs(4), nodes.relay.process.exit()).await;
+    assert!(early.is_err(), "{early:?}");
+    nodes.upstream.release();
+    assert!(within(PATIENCE, "the answer", answer).await.unwrap().ends_with("office"));
+    assert!(within(PATIENCE, "the relay ends", nodes.relay.process.exit()).await.success());
+}
