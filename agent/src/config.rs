@@ -32,7 +32,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", env = "UNDERPASS_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// Loopback port that the gateway may reach, or PORT=LOCALPORT; may be repeated [default: every port]
+    /// Loopback port that the gateway may reach, and other nodes that the TunnelNode admits, or PORT=LOCALPORT; may be repeated
+    /// [default: every port, for the gateway alone]
     #[arg(long, value_name = "PORT[=LOCALPORT]")]
     pub publish: Vec<Publication>,
 

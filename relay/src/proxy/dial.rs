@@ -162,7 +162,7 @@ async fn to_backend(routing: &Routing, upstream: &Upstream, addresses: &[SocketA
 
 /// Connects to a host of the internet on behalf of a node of `project`, which must be one that may go there.
 ///
-/// Its name is complete as it is. Takes [`CONNECT`] at most.
+/// Its name is complete as it is. Takes ten seconds at most.
 ///
 /// # Errors
 /// [`Failure::Denied`], [`Failure::Unknown`], [`Failure::Connect`], [`Failure::ConnectTimedOut`].
