@@ -1,6 +1,6 @@
 //! UDP listeners: each client's datagrams go to one endpoint, and that endpoint's back to the client, while they come.
 //!
-//! A client has a session: a socket of its own towards the endpoint, by which its answers are known. Nothing else of a
+//! A client has a session: a way of its own towards the endpoint, by which its answers are known. Nothing else of a
 //! datagram is looked at. Answers leave from the address that the listener is bound to; on the wildcard of a host with
 //! several addresses the kernel chooses among them, so that such a host's Gateways should have addresses of their own.
 
@@ -25,14 +25,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ACCEPT_PAUSE, Worker};
 use crate::{
-    proxy::datagrams::{choose, dial, serves},
+    proxy::datagrams::{Way, choose, dial, serves},
     route::{
         table::ListenAddress,
         target::{Rule, Upstream},
     },
 };
 
-/// Sessions of one worker, each with a socket.
+/// Sessions of one worker, each with a socket or a port of the tunnel.
 ///
 /// Beyond it the port's client that has been silent for longest gives way: most clients ask once and are answered, and
 /// refusing new ones instead would leave a port of such clients at 68 of them a second. A port without any session
@@ -136,7 +136,7 @@ struct Session {
 #[derive(Default)]
 struct Lane {
     /// Empty until the endpoint is known.
-    socket: OnceLock<UdpSocket>,
+    way: OnceLock<Way>,
     /// Counts datagrams both ways.
     moved: AtomicU64,
 }
@@ -245,8 +245,8 @@ impl Port {
 impl Session {
     fn send(&self, datagram: &[u8], waiting: &Arc<Semaphore>) {
         self.lane.moved.fetch_add(1, Relaxed);
-        if let Some(socket) = self.lane.socket.get() {
-            return send(socket, datagram);
+        if let Some(way) = self.lane.way.get() {
+            return way.send(datagram);
         }
         let bytes = u32::try_from(datagram.len()).unwrap_or(u32::MAX);
         let place = waiting.clone().try_acquire_many_owned(bytes);
@@ -266,29 +266,29 @@ async fn run(
     mut waiting: mpsc::Receiver<Waiting>,
 ) {
     let routing = &shared.worker.gateway.routing;
-    let socket = match dial(routing, &upstream).await {
-        Ok(socket) => socket,
+    let way = match dial(routing, &upstream, client).await {
+        Ok(way) => way,
         Err(error) => {
             tracing::debug!(src = %client, port = shared.at.port, backend = %upstream.endpoint, %error, "datagrams dropped");
             return;
         }
     };
     // Before that nothing could be sent.
-    if socket.writable().await.is_err() {
+    if way.writable().await.is_err() {
         return;
     }
     while let Ok((datagram, _place)) = waiting.try_recv() {
-        send(&socket, &datagram);
+        way.send(&datagram);
     }
-    let socket = lane.socket.get_or_init(|| socket);
+    let way = lane.way.get_or_init(|| way);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     let (mut quiet, mut seen) = (0, lane.moved.load(Relaxed));
     loop {
         tokio::select! {
-            ready = socket.readable() => match ready {
-                Ok(()) => shared.pass_back(socket, client, &lane),
+            ready = way.readable() => match ready {
+                Ok(()) => shared.pass_back(way, client, &lane),
                 Err(_) => return,
             },
             _ = ticks.tick() => {
@@ -307,7 +307,7 @@ async fn run(
 
 impl Shared {
     /// Passes what has come from the endpoint, as much as one turn allows.
-    fn pass_back(&self, endpoint: &UdpSocket, client: SocketAddr, lane: &Lane) {
+    fn pass_back(&self, endpoint: &Way, client: SocketAddr, lane: &Lane) {
         let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..BATCH {
             match endpoint.try_recv(&mut buffer) {
@@ -321,18 +321,6 @@ impl Shared {
                 // Nobody listens there at the moment (ICMP); datagrams have no other way to learn it.
                 Err(error) => tracing::trace!(src = %client, %error, "the endpoint does not take datagrams"),
             }
-        }
-    }
-}
-
-/// Sends, or drops what the kernel has no room for.
-fn send(socket: &UdpSocket, datagram: &[u8]) {
-    // The first attempt may report what became of an earlier datagram instead of sending this one.
-    for _ in 0..2 {
-        match socket.try_send(datagram) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(error) => return tracing::trace!(%error, "a datagram was dropped"),
-            Ok(_) => return,
         }
     }
 }

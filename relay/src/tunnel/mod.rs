@@ -7,6 +7,7 @@
 mod accept;
 mod connect;
 pub mod consent;
+mod datagrams;
 mod destination;
 mod flow;
 mod flows;
@@ -46,6 +47,7 @@ use underpass_shared::{
 
 pub use self::{
     accept::{Acceptor, TunnelPort},
+    datagrams::DatagramFlow,
     flow::Flow,
 };
 use self::{
@@ -206,6 +208,19 @@ impl Tunnels {
             }
         }
         Err(DialError::NodeAway { node: target.node.clone() })
+    }
+
+    /// A way for the datagrams of `client` to `target`; the port is one of UDP.
+    ///
+    /// # Errors
+    /// [`DialError::NodeAway`] and [`DialError::Overloaded`].
+    pub fn datagrams(&self, target: &FlowTarget, client: SocketAddr) -> Result<DatagramFlow, DialError> {
+        let node = || target.node.clone();
+        let entry = self.select(target, Some(client), &[]).ok_or_else(|| DialError::NodeAway { node: node() })?;
+        let place = entry.session.reserve().ok_or_else(|| DialError::Overloaded { node: node() })?;
+        let service = SocketAddr::from((entry.admission.prefix().address(), target.port));
+        let flow = self.stack(&entry).datagrams(service, entry.session.connection.clone(), place);
+        flow.ok_or_else(|| DialError::Overloaded { node: node() })
     }
 
     /// Opens a flow in one session. The error is `None` when the session turned out to be lost.

@@ -142,6 +142,52 @@ async fn a_service_that_speaks_udp_is_reached_from_another_node() {
 }
 
 #[tokio::test]
+async fn a_udproute_leads_to_a_service_behind_an_agent() {
+    let relay = Relay::start().await;
+    let service = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let listener = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let ports = (listener.port(), service.local_addr().unwrap().port());
+    let parts = [manifest::node("office"), manifest::backend("clock", "office", ""), udp_route(ports)];
+    relay.cli().apply(&manifest::documents(&parts)).await;
+    let (_agent, _) = Agent::enrol(&relay, Settings::node("office")).await;
+    tokio::spawn(async move {
+        let mut asked = [0; 2048];
+        loop {
+            let (length, peer) = service.recv_from(&mut asked).await.unwrap();
+            asked[..length].reverse();
+            service.send_to(&asked[..length], peer).await.unwrap();
+        }
+    });
+    for number in 0..20u8 {
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(listener).await.unwrap();
+        let asked: Vec<u8> = (0..=number).collect();
+        let answer = eventually("the service answers", async || {
+            // What it did not hear as yet was refused by the kernel, or is lost.
+            let _ = client.send(&asked).await;
+            let mut answer = vec![0; 2048];
+            match timeout(ANSWER, client.recv(&mut answer)).await {
+                Ok(Ok(length)) => Ok(answer[..length].to_vec()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert_eq!(answer, (0..=number).rev().collect::<Vec<_>>());
+    }
+}
+
+/// A Gateway with a UDP listener, and a route from it to a port of Backend `clock`.
+fn udp_route((listener, service): (u16, u16)) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  name: udp\nspec:\n  gatewayClassName: \
+         default\n  listeners:\n  - name: clock\n    port: {listener}\n    protocol: UDP\n---\napiVersion: \
+         gateway.networking.k8s.io/v1alpha2\nkind: UDPRoute\nmetadata:\n  name: clock\nspec:\n  parentRefs:\n  - name: \
+         udp\n  rules:\n  - backendRefs:\n    - group: core.apoxy.dev\n      kind: Backend\n      name: clock\n      port: \
+         {service}\n"
+    )
+}
+
+#[tokio::test]
 async fn whoever_sends_what_goes_nowhere_is_told_why() {
     let mut nodes = Nodes::open().await;
     nodes.admit(Some("[7000]")).await;
