@@ -108,6 +108,7 @@ pub async fn run(args: RunArgs, global: GlobalArgs) -> anyhow::Result<()> {
         issued,
         token,
         device: None,
+        named: Vec::new(),
     };
     agent.run(&stop).await
 }
@@ -159,6 +160,8 @@ struct Agent {
     issued: Option<Issued>,
     token: Option<EnrolmentToken>,
     device: Option<UserDevice>,
+    /// The relays that the last one to drain has named.
+    named: Vec<String>,
     /// Links whose sessions ended in good order and whose flows still run.
     lingering: TaskTracker,
     /// Where flows that begin here find the session of the moment.
@@ -196,6 +199,7 @@ impl Agent {
                 Outcome::Never(error) => return Err(error),
                 Outcome::Again(end, reason) => (end, reason),
             };
+            redial.set_relays(self.relays()?.len());
             let Next { wait, relay: next } = redial.handle_end(end, rand::random());
             relay = next;
             println!("disconnected: {reason}; next try in {:.1}s", wait.as_secs_f64());
@@ -210,12 +214,15 @@ impl Agent {
         Ok(())
     }
 
-    /// The relays in the order in which they are tried.
+    /// The relays in the order in which they are tried; those named by one that drained come last.
     fn relays(&self) -> anyhow::Result<Vec<String>> {
         let issued = self.issued.as_ref().map(|issued| &issued.relays);
         let token = self.token.as_ref().map(|token| &token.relays);
-        let named = issued.into_iter().chain(token).find(|relays| !relays.is_empty());
-        named.cloned().ok_or_else(|| anyhow::anyhow!("neither the token nor the state directory names a relay"))
+        let known = issued.into_iter().chain(token).find(|relays| !relays.is_empty());
+        let mut relays =
+            known.cloned().ok_or_else(|| anyhow::anyhow!("neither the token nor the state directory names a relay"))?;
+        relays.extend(self.named.iter().filter(|named| !relays.contains(named)).cloned().collect::<Vec<_>>());
+        Ok(relays)
     }
 
     async fn attempt(&mut self, relay: &str, stop: &CancellationToken) -> Outcome {
@@ -233,9 +240,18 @@ impl Agent {
         let since = clock::instant();
         match self.live(link, session, issued, stop).await {
             End::Stopped => Outcome::Stopped,
-            End::Drained => Outcome::Again(redial::End::Drained, "the relay is stopping".to_owned()),
+            End::Drained(named) => {
+                self.named = named;
+                Outcome::Again(redial::End::Drained { elsewhere: self.elsewhere() }, "the relay is stopping".to_owned())
+            }
             End::Lost(reason) => Outcome::Again(redial::End::Lost { lasted: since.elapsed() }, reason),
         }
+    }
+
+    /// One of the relays that were named last, any of them, so that a relay's agents do not all go to the same.
+    fn elsewhere(&self) -> Option<usize> {
+        let one = self.named.get(rand::random_range(0..self.named.len().max(1)))?;
+        self.relays().ok()?.iter().position(|relay| relay == one)
     }
 
     /// A session with `relay`, after enrolment where there is no certificate that is good now.
@@ -285,7 +301,7 @@ impl Agent {
         };
         drop(led);
         self.device = Some(device);
-        if matches!(end, End::Drained | End::Stopped) {
+        if matches!(end, End::Drained(_) | End::Stopped) {
             flows.close();
             self.lingering.spawn(async move {
                 if timeout(DRAIN, flows.wait()).await.is_err() {

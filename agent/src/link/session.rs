@@ -60,8 +60,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How a session ended.
 #[derive(Debug)]
 pub enum End {
-    /// The relay asked us to go elsewhere; flows in flight live on.
-    Drained,
+    /// The relay asked us to go elsewhere, and named these relays; flows in flight live on.
+    Drained(Vec<String>),
     /// We were asked to stop; flows in flight live on.
     Stopped,
     /// The relay ended the session, or the connection broke; the text says which.
@@ -181,9 +181,9 @@ impl Session {
                             self.datagrams.ledger().lose(Place::QuicReceive, Reason::Malformed, 1);
                         }
                     },
-                    Ok(Some(Capsule::Drain(_))) => {
+                    Ok(Some(Capsule::Drain(drain))) => {
                         let _ = self.writer.finish().await;
-                        return End::Drained;
+                        return End::Drained(drain.alternatives().to_vec());
                     }
                     Ok(Some(Capsule::AddressAssign(assign))) => {
                         self.routes.send_modify(|routes| routes.set_assigned(&assign));

@@ -18,8 +18,8 @@ pub enum End {
     Failed,
     /// It stood for this long and then was lost.
     Lost { lasted: Duration },
-    /// The relay asked us to go elsewhere.
-    Drained,
+    /// The relay asked us to go elsewhere: to this one, where it named one.
+    Drained { elsewhere: Option<usize> },
 }
 
 /// What to do next: wait, then dial.
@@ -60,7 +60,8 @@ impl Redial {
         match end {
             End::Lost { lasted } if lasted >= GOOD_SESSION => self.backoff.reset(),
             End::Lost { .. } => {}
-            End::Failed | End::Drained => self.current = (self.current + 1) % self.relays,
+            End::Drained { elsewhere: Some(relay) } => self.current = relay % self.relays,
+            End::Failed | End::Drained { elsewhere: None } => self.current = (self.current + 1) % self.relays,
         }
         Next { wait: self.backoff.next(random), relay: self.current }
     }
@@ -108,8 +109,11 @@ mod tests {
     }
 
     #[test]
-    fn a_draining_relay_is_left_for_the_next() {
-        assert_eq!(Redial::new(2).handle_end(End::Drained, 0.0), Next { wait: Duration::ZERO, relay: 1 });
+    fn a_draining_relay_is_left_for_the_one_it_names_or_the_next() {
+        for (elsewhere, relay) in [(None, 1), (Some(2), 2), (Some(0), 0)] {
+            let next = Redial::new(3).handle_end(End::Drained { elsewhere }, 0.0);
+            assert_eq!(next, Next { wait: Duration::ZERO, relay });
+        }
     }
 
     #[test]

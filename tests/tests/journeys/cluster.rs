@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use underpass_shared::enrolment::EnrolmentToken;
 use underpass_tests::{
     agent::{Agent, Settings, StateFolder},
     api::Api,
@@ -322,6 +323,24 @@ async fn both_relays_come_back_with_everything_and_so_does_the_agent() {
     assert_eq!((&again.agent, again.address), (&connected.agent, connected.address));
     let place = if again.relay == pair.one.addresses.tunnel { &pair.one } else { &pair.two };
     serves(place, HOST, "office").await;
+}
+
+#[tokio::test]
+async fn a_relay_that_stops_names_another_to_its_agents() {
+    let (etcd, folder) = (Etcd::start().await, tempfile::tempdir().unwrap());
+    let mut one = start(&etcd, folder.path(), "one").await;
+    one.cli().apply(&manifest::node("office")).await;
+    let (mut agent, connected) = Agent::enrol(&one, Settings::node("office")).await;
+    assert_eq!(connected.relay, one.addresses.tunnel);
+    // Only now, so that the agent cannot have heard of it.
+    let two = start(&etcd, folder.path(), "two").await;
+    eventually("the first relay knows of the second", async || {
+        let token: EnrolmentToken = one.cli().token("office").await.parse().unwrap();
+        if token.relays.contains(&two.addresses.tunnel.to_string()) { Ok(()) } else { Err(token.relays) }
+    })
+    .await;
+    one.stop().await;
+    assert_eq!(agent.connected().await.relay, two.addresses.tunnel);
 }
 
 #[tokio::test]
