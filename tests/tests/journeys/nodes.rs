@@ -37,9 +37,13 @@ struct Nodes {
 
 impl Nodes {
     async fn open() -> Self {
+        Self::with(Settings::node("office")).await
+    }
+
+    async fn with(settings: Settings) -> Self {
         let relay = Relay::start().await;
         relay.cli().apply(&manifest::documents(&[manifest::node("office"), manifest::node("laptop")])).await;
-        let (agent, office) = Agent::enrol(&relay, Settings::node("office")).await;
+        let (agent, office) = Agent::enrol(&relay, settings).await;
         let laptop = Host::join(&relay, None, "laptop").await;
         Self { laptop, office, _agent: agent, relay }
     }
@@ -120,10 +124,11 @@ async fn a_node_is_reached_as_soon_and_as_long_as_it_allows_it() {
 
 #[tokio::test]
 async fn a_service_that_speaks_udp_is_reached_from_another_node() {
-    let mut nodes = Nodes::open().await;
     let service = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let port = service.local_addr().unwrap().port();
-    nodes.admit(Some(&format!("[{port}]"))).await;
+    let hidden = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let [port, other] = [&service, &hidden].map(|socket| socket.local_addr().unwrap().port());
+    let mut nodes = Nodes::with(Settings::node("office").flags(&["--publish", &port.to_string()])).await;
+    nodes.admit(Some(&format!("[{port}, {other}]"))).await;
     let (laptop, office) = (nodes.laptop.address, nodes.office.address);
     nodes.answered(&nodes.ping(), ECHO_REPLY).await;
     let mut asked = [0; 2048];
@@ -139,6 +144,10 @@ async fn a_service_that_speaks_udp_is_reached_from_another_node() {
         assert_eq!((&answer[..7], &answer[8..]), (&wanted[..7], &wanted[8..]));
         assert_eq!(answer[7], 63);
     }
+    // The office's node admits the laptop to it; its agent does not name it.
+    let to_hidden = udp(SocketAddrV6::new(laptop, 5000, 0, 0), SocketAddrV6::new(office, other, 0, 0), b"hello");
+    nodes.answered(&to_hidden, PORT_UNREACHABLE).await;
+    assert!(hidden.try_recv(&mut asked).is_err(), "what is not published hears nothing");
 }
 
 #[tokio::test]
