@@ -5,10 +5,12 @@
 //! stands in, so that a mutated text still reaches the code behind.
 
 mod gateway;
+mod packets;
 mod programs;
 mod requests;
 
 pub use self::gateway::{http1_answer, proxy_protocol, translation};
+pub use self::packets::offload;
 pub use self::programs::{http_connect, socks5};
 pub use self::requests::{accept, bearer_token, continue_token, field_selector, label_selector, path, protobuf, query};
 
@@ -58,6 +60,7 @@ pub const ALL: &[(&str, Decoder)] = &[
     ("translation", translation),
     ("socks5", socks5),
     ("http_connect", http_connect),
+    ("offload", offload),
 ];
 
 /// JSON bodies.

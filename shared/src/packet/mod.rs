@@ -9,9 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 pub use ipv4::Ipv4View;
 pub use ipv6::{Extension, Ipv6View};
 
+mod checksum;
 pub mod icmp;
 mod ipv4;
 mod ipv6;
+pub mod offload;
 
 /// Protocol numbers this code base names (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
