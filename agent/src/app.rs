@@ -34,7 +34,7 @@ use crate::{
     cli::{GlobalArgs, token},
     clock,
     config::{ProxiesConfig, RunArgs, RunConfig},
-    device::user::UserDevice,
+    device::Device,
     link::{
         Dialler, Link, LinkError,
         outward::Outward,
@@ -76,30 +76,33 @@ pub async fn run(args: RunArgs, global: GlobalArgs) -> anyhow::Result<()> {
     let fresh = AgentId::parse(&format!("a-{:08x}", rand::random::<u32>()))?;
     let state = StateDir::open(&config.state_dir, &config.project, &config.node, fresh)?;
     let issued = state.issued()?;
+    let outward = Outward::default();
+    let mut published = config.published.clone();
+    let proxies = match &config.proxies {
+        Some(wanted) => Some(open_proxies(wanted, outward.clone()).await?),
+        None => None,
+    };
+    if let Some(proxies) = &proxies {
+        published = published.without(proxies.address().port());
+    }
+    let published = Arc::new(published);
+    let ledger = Arc::<Ledger>::default();
+    let mut device = Device::open(config.mode, Arc::clone(&published), Arc::clone(&ledger))?;
     let token = match (&config.token, &issued) {
         (Some(token), _) => Some(token.clone()),
         (None, Some(_)) => None,
         (None, None) => Some(ask_for_token(&config, &global).await?),
     };
-    let stop = stop_on_signal()?;
-    let outward = Outward::default();
-    let mut published = config.published.clone();
-    if let Some(ProxiesConfig { address, users }) = &config.proxies {
-        let proxies = Proxies::bind(*address, users.clone(), outward.clone()).await;
-        let proxies = proxies.with_context(|| {
-            format!("--socks-addr {address}: cannot listen there: is another agent running? Choose another port")
-        })?;
-        published = published.without(proxies.address().port());
+    let stop = stop_on_signal(device.farewell())?;
+    if let Some(proxies) = proxies {
         println!("listening socks {}", proxies.address());
         tokio::spawn(proxies.run(TaskTracker::new(), stop.clone()));
     }
-    let ledger = Arc::<Ledger>::default();
     let dialler = Dialler::open(Arc::clone(&ledger))?;
-    let losses = AbortOnDropHandle::new(tokio::spawn(losses::report(Arc::clone(&ledger), dialler.losses())));
+    let losses = AbortOnDropHandle::new(tokio::spawn(losses::report(ledger, dialler.losses())));
     let agent = Agent {
-        published: Arc::new(published),
+        published,
         dialler,
-        ledger,
         _losses: losses,
         lingering: TaskTracker::new(),
         outward,
@@ -107,13 +110,19 @@ pub async fn run(args: RunArgs, global: GlobalArgs) -> anyhow::Result<()> {
         state,
         issued,
         token,
-        device: None,
         named: Vec::new(),
     };
-    agent.run(&stop).await
+    agent.run(&mut device, &stop).await
 }
 
-fn stop_on_signal() -> io::Result<CancellationToken> {
+async fn open_proxies(wanted: &ProxiesConfig, outward: Outward) -> anyhow::Result<Proxies> {
+    let ProxiesConfig { address, users } = wanted;
+    Proxies::bind(*address, users.clone(), outward).await.with_context(|| {
+        format!("--socks-addr {address}: cannot listen there: is another agent running? Choose another port")
+    })
+}
+
+fn stop_on_signal(farewell: fn()) -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let asked = stop.clone();
@@ -128,6 +137,7 @@ fn stop_on_signal() -> io::Result<CancellationToken> {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
+        farewell();
         std::process::exit(130);
     });
     Ok(stop)
@@ -154,12 +164,10 @@ struct Agent {
     config: RunConfig,
     published: Arc<Published>,
     dialler: Dialler,
-    ledger: Arc<Ledger>,
     _losses: AbortOnDropHandle<()>,
     state: StateDir,
     issued: Option<Issued>,
     token: Option<EnrolmentToken>,
-    device: Option<UserDevice>,
     /// The relays that the last one to drain has named.
     named: Vec<String>,
     /// Links whose sessions ended in good order and whose flows still run.
@@ -188,13 +196,13 @@ enum Fault {
 }
 
 impl Agent {
-    async fn run(mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+    async fn run(mut self, device: &mut Device, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut redial = Redial::new(self.relays()?.len());
         let mut relay = redial.first();
         loop {
             let relays = self.relays()?;
             redial.set_relays(relays.len());
-            let (end, reason) = match self.attempt(&relays[relay % relays.len()], stop).await {
+            let (end, reason) = match self.attempt(&relays[relay % relays.len()], device, stop).await {
                 Outcome::Stopped => break,
                 Outcome::Never(error) => return Err(error),
                 Outcome::Again(end, reason) => (end, reason),
@@ -225,7 +233,7 @@ impl Agent {
         Ok(relays)
     }
 
-    async fn attempt(&mut self, relay: &str, stop: &CancellationToken) -> Outcome {
+    async fn attempt(&mut self, relay: &str, device: &mut Device, stop: &CancellationToken) -> Outcome {
         let opened = tokio::select! {
             opened = self.open(relay) => opened,
             () = stop.cancelled() => return Outcome::Stopped,
@@ -235,11 +243,15 @@ impl Agent {
             Err(Fault::Link(error)) => return by_fault(error),
             Err(Fault::Local(error)) => return Outcome::Never(error),
         };
+        if let Err(error) = device.assign(session.address()).await {
+            return Outcome::Never(error.into());
+        }
         let agent = &self.state.owner().agent;
         println!("connected to {relay} as agent {agent} of node {}, address {}", self.config.node, session.address());
         let since = clock::instant();
-        match self.live(link, session, issued, stop).await {
+        match self.live((link, session, issued), device, stop).await {
             End::Stopped => Outcome::Stopped,
+            End::NoDevice(error) => Outcome::Never(error.into()),
             End::Drained(named) => {
                 self.named = named;
                 Outcome::Again(redial::End::Drained { elsewhere: self.elsewhere() }, "the relay is stopping".to_owned())
@@ -285,22 +297,20 @@ impl Agent {
     }
 
     /// Lives a session; a link whose flows still run afterwards is kept until they are done.
-    async fn live(&mut self, link: Link, session: Session, issued: Issued, stop: &CancellationToken) -> End {
-        let address = session.address();
-        let mut device = self
-            .device
-            .take()
-            .filter(|device| device.address() == address)
-            .unwrap_or_else(|| UserDevice::start(address, Arc::clone(&self.published), Arc::clone(&self.ledger)));
+    async fn live(
+        &mut self,
+        (link, session, issued): (Link, Session, Issued),
+        device: &mut Device,
+        stop: &CancellationToken,
+    ) -> End {
         let flows = session.flows();
         let outward = self.outward.clone();
         let led = link.lead(&outward, flows.clone());
         let end = tokio::select! {
-            end = session.live(&mut device, stop) => end,
+            end = session.live(device, stop) => end,
             never = self.renew(&link, issued) => match never {},
         };
         drop(led);
-        self.device = Some(device);
         if matches!(end, End::Drained(_) | End::Stopped) {
             flows.close();
             self.lingering.spawn(async move {

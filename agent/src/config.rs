@@ -51,6 +51,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", requires = "socks_addr")]
     pub socks_user_file: Option<PathBuf>,
 
+    /// Where packets appear: in a TUN device (needs CAP_NET_ADMIN), in a netstack of this process, or the first where it may
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub mode: Mode,
+
     /// What is logged: error, warn, info, debug, trace, or a filter such as `info,underpass_agent::link=debug`
     #[arg(long, value_name = "FILTER", default_value = "warn", env = "UNDERPASS_LOG")]
     pub log: String,
@@ -71,6 +75,17 @@ pub enum Lane {
     Packet,
 }
 
+/// Where packets appear on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Kernel mode where the host lets us, else user mode.
+    Auto,
+    /// A TUN device.
+    Kernel,
+    /// A netstack in this process.
+    User,
+}
+
 /// What the agent was asked to be; nothing is left open.
 #[derive(Debug)]
 pub struct RunConfig {
@@ -80,6 +95,7 @@ pub struct RunConfig {
     pub state_dir: PathBuf,
     pub published: Published,
     pub lane: Lane,
+    pub mode: Mode,
     pub proxies: Option<ProxiesConfig>,
 }
 
@@ -158,7 +174,16 @@ impl RunArgs {
             }
             address => address.map(|address| ProxiesConfig { address, users }),
         };
-        Ok(RunConfig { project, node: self.node, token, state_dir, published, lane: self.lane, proxies })
+        Ok(RunConfig {
+            project,
+            node: self.node,
+            token,
+            state_dir,
+            published,
+            lane: self.lane,
+            mode: self.mode,
+            proxies,
+        })
     }
 }
 

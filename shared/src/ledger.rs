@@ -43,6 +43,8 @@ labelled! {
         Forward => "forward",
         /// The agent's own look at what comes out of a session and what goes into it.
         Policy => "policy",
+        /// Between the tunnel and the kernel's device.
+        Device => "device",
         /// Into a netstack: to one of its flows, or answered.
         Netstack => "netstack",
         /// A flow of a netstack, on what had been delivered to it. Only losses are known here.
@@ -99,6 +101,8 @@ labelled! {
         SynRepeated => "syn_repeated",
         /// A segment beyond the window of a SYN that is not confirmed yet.
         BeyondWindow => "beyond_window",
+        /// The kernel did not take it.
+        HostRefused => "host_refused",
         /// A segment on which the TCP engine panicked; the flow was ended.
         FlowFault => "flow_fault",
     }

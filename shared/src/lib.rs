@@ -1,6 +1,6 @@
 //! The vocabulary that agent and relay both speak.
 //!
-//! Everything here is pure, but for `quic` and `netstack`: those two alone name tokio, quinn or smoltcp.
+//! Everything here is pure, but for `quic`, `netstack` and `host`: these alone name tokio, quinn, smoltcp or the kernel.
 
 pub mod enrolment;
 pub mod host;

@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "shared/src/wire",
     "shared/src/packet",
     "shared/src/resource",
+    "shared/src/host/ruleset.rs",
     "shared/src/prefix.rs",
     "shared/src/identity.rs",
     "agent/src/node",
@@ -67,6 +68,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("quinn::", &["shared/src/quic", "agent/src/link", "relay/src/tunnel", "relay/src/listener"]),
     ("h3::", &["shared/src/quic", "agent/src/link", "relay/src/tunnel", "relay/src/listener"]),
     ("smoltcp", &["shared/src/netstack"]),
+    ("tun_rs", &["shared/src/host"]),
+    ("rtnetlink", &["shared/src/host"]),
+    ("nftnl", &["shared/src/host/nftables.rs"]),
     ("redb", &["relay/src/store"]),
     ("etcd_client", &["relay/src/store/etcd", "tests/src/etcd.rs", "tests/benches/api/etcd.rs"]),
     // The netstack lives by tokio's clock, which its tests move by hand.

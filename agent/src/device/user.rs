@@ -24,8 +24,7 @@ use crate::{
 
 /// The netstack at one address. It outlives sessions, so that flows survive a change of relay.
 #[derive(Debug)]
-pub struct UserDevice {
-    address: Ipv6Addr,
+pub(super) struct UserDevice {
     port: PacketPort,
     _driver: AbortOnDropHandle<()>,
     _accepting: AbortOnDropHandle<()>,
@@ -34,15 +33,13 @@ pub struct UserDevice {
 
 impl UserDevice {
     /// Starts a netstack at `address` that lets in what is published.
-    #[must_use]
-    pub fn start(address: Ipv6Addr, published: Arc<Published>, ledger: Arc<Ledger>) -> Self {
+    pub(super) fn start(address: Ipv6Addr, published: Arc<Published>, ledger: Arc<Ledger>) -> Self {
         let config =
             Config { ledger: Arc::clone(&ledger), ..Config::new(vec![IpAddr::V6(address).into()], rand::random()) };
         let (netstack, port, driver) = Netstack::new(config);
         let receiver = netstack.datagrams().expect("a new netstack's are not taken");
         let datagrams = datagrams::serve(address, receiver, netstack.datagram_sender(), Arc::clone(&published), ledger);
         Self {
-            address,
             port,
             _driver: AbortOnDropHandle::new(tokio::spawn(driver.run())),
             _datagrams: AbortOnDropHandle::new(tokio::spawn(datagrams)),
@@ -50,20 +47,18 @@ impl UserDevice {
         }
     }
 
-    /// Where it stands in the overlay.
-    #[must_use]
-    pub fn address(&self) -> Ipv6Addr {
-        self.address
-    }
-
     /// Takes a packet from the tunnel. At the queue's limit it is dropped and counted by the netstack.
-    pub fn push(&self, packet: Bytes) {
+    pub(super) fn push(&self, packet: Bytes) {
         self.port.push(packet);
     }
 
     /// The next packet for the tunnel. Cancel-safe.
-    pub async fn recv(&mut self) -> Option<BytesMut> {
-        self.port.recv().await
+    pub(super) async fn recv(&mut self) -> BytesMut {
+        match self.port.recv().await {
+            Some(packet) => packet,
+            // The driver ends with us.
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -3,23 +3,24 @@
 //! Owns what crosses one session. Where a flow leads is `service`'s; packets go to and come from the device.
 
 use std::{
+    collections::VecDeque,
     net::Ipv6Addr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 use tokio::{
-    sync::watch,
+    task::yield_now,
     time::{interval, timeout},
 };
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tracing::{Instrument as _, debug, info_span};
+use tracing::{Instrument as _, debug, info, info_span};
 use underpass_shared::{
     ledger::{Place, Reason},
     packet::{
@@ -29,15 +30,16 @@ use underpass_shared::{
     prefix::ProjectPrefix,
     quic::{
         capsules::{CAPSULE_PACKET_BYTES_MAX, CapsuleReader, CapsuleWriter, CapsulesError, NotSent, send_packet},
-        datagrams::{Datagrams, Receiver},
+        datagrams::{Datagrams, Receiver, SendError},
         endpoint::RELAY_STREAMS,
-        http3, lane,
+        http3::{self, StreamError},
+        lane,
         streams::StreamLimit,
     },
     wire::{
         capsule::Capsule,
         connect_ip::AddressAssign,
-        datagram::{self, Framer},
+        datagram,
         preface::{self, Host, RefusedCode},
     },
 };
@@ -46,7 +48,7 @@ use super::{ANSWER, Link, LinkError};
 use crate::{
     clock,
     config::Lane,
-    device::user::UserDevice,
+    device::{BATCH_PACKETS, Device, DeviceError},
     node::{
         publish::{Caller, Published},
         routes::Routes,
@@ -66,6 +68,8 @@ pub enum End {
     Stopped,
     /// The relay ended the session, or the connection broke; the text says which.
     Lost(String),
+    /// Packets can appear nowhere any more.
+    NoDevice(DeviceError),
 }
 
 /// An open session. Flows that the relay opened live until their own ends, or until the link is dropped.
@@ -74,13 +78,16 @@ pub struct Session {
     connection: quinn::Connection,
     id: u64,
     address: Ipv6Addr,
-    /// What the relay has said so far; whoever sets a host up waits for more.
-    routes: watch::Sender<Routes>,
+    /// What the relay has said so far.
+    routes: Routes,
     reader: CapsuleReader,
     writer: CapsuleWriter,
     datagrams: Datagrams,
     incoming: Receiver,
     flows: TaskTracker,
+    /// Limits the errors that the device is told, counted from the session's beginning.
+    errors: Allowance,
+    since: Instant,
     _accepting: Option<AbortOnDropHandle<()>>,
 }
 
@@ -131,12 +138,14 @@ impl Link {
             connection: self.connection.clone(),
             id,
             address,
-            routes: watch::Sender::new(routes),
+            routes,
             reader,
             writer: send.into(),
             datagrams,
             incoming,
             flows,
+            errors: Allowance::default(),
+            since: clock::instant(),
             _accepting: accepting,
         })
     }
@@ -153,12 +162,6 @@ impl Session {
         self.address
     }
 
-    /// The session's addresses, and where packets may go; both change while it lives.
-    #[must_use]
-    pub fn routes(&self) -> watch::Receiver<Routes> {
-        self.routes.subscribe()
-    }
-
     /// The flows of the stream lane that are under way.
     #[must_use]
     pub fn flows(&self) -> TaskTracker {
@@ -166,90 +169,125 @@ impl Session {
     }
 
     /// Moves capsules and packets until the session ends or `stop` is cancelled.
-    pub async fn live(mut self, device: &mut UserDevice, stop: &CancellationToken) -> End {
-        let mut framer = Framer::default();
-        let mut errors = Allowance::default();
-        let since = clock::instant();
+    pub async fn live(mut self, device: &mut Device, stop: &CancellationToken) -> End {
+        let mut waiting = VecDeque::new();
+        let end = self.pump(device, &mut waiting, stop).await;
+        self.lose(waiting.len());
+        if matches!(end, End::Drained(_) | End::Stopped) {
+            // The relay learns of it, chooses us no more, and lets flows in flight finish.
+            let _ = self.writer.finish().await;
+        }
+        info!(packets = %device.crossed(), lost = %self.datagrams.ledger().sums(), "session ended");
+        end
+    }
+
+    /// `waiting` are the frames that the device gave and the connection has no room for yet; while there are any, the
+    /// device waits too, and the host's own queue behind it.
+    async fn pump(&mut self, device: &mut Device, waiting: &mut VecDeque<Bytes>, stop: &CancellationToken) -> End {
+        let prefix = datagram::encode(self.id, &[]);
+        let mut arrived = Vec::with_capacity(BATCH_PACKETS);
         let mut settle = interval(SETTLE);
         loop {
             tokio::select! {
                 capsule = self.reader.next() => match capsule {
-                    Ok(Some(Capsule::Datagram(payload))) => match datagram::decode_payload(payload) {
-                        Ok(packet) => self.admit(packet, device),
-                        Err(_) => {
-                            self.datagrams.ledger().enter(Place::QuicReceive, 1);
-                            self.datagrams.ledger().lose(Place::QuicReceive, Reason::Malformed, 1);
-                        }
+                    Ok(Some(Capsule::Datagram(payload))) => self.take(payload, device),
+                    Ok(Some(Capsule::Drain(drain))) => return End::Drained(drain.alternatives().to_vec()),
+                    Ok(Some(capsule)) => if let Some(end) = self.handle(&capsule) {
+                        return end;
                     },
-                    Ok(Some(Capsule::Drain(drain))) => {
-                        let _ = self.writer.finish().await;
-                        return End::Drained(drain.alternatives().to_vec());
-                    }
-                    Ok(Some(Capsule::AddressAssign(assign))) => {
-                        self.routes.send_modify(|routes| routes.set_assigned(&assign));
-                        if own_address(&assign) != Some(self.address) {
-                            // Whatever stands at the old address is of no use any more.
-                            let _ = self.writer.finish().await;
-                            return End::Lost("the relay took the address back".to_owned());
-                        }
-                    }
-                    Ok(Some(Capsule::RouteAdvertisement(advertised))) => {
-                        self.routes.send_modify(|routes| routes.set_advertised(&advertised));
-                    }
-                    // Nobody has asked us for an address, and we have none to give.
-                    Ok(Some(Capsule::AddressRequest(_))) => {}
                     Ok(None) => return End::Lost("the relay ended the session".to_owned()),
                     Err(error) => return self.lost(&error),
                 },
-                Some(packet) = self.incoming.recv() => self.admit(packet, device),
-                Some(packet) = device.recv() => {
-                    if !self.agrees(self.routes.borrow().lead(&packet)) {
-                        continue;
+                1.. = self.incoming.recv_many(&mut arrived, BATCH_PACKETS) => {
+                    device.deliver(&self.routes, &mut arrived);
+                    yield_now().await;
+                }
+                sent = outbound((device, &self.routes), &self.datagrams, &prefix, waiting) => {
+                    match sent {
+                        Ok(sent) => device.count_sent(sent),
+                        Err(error) => return End::NoDevice(error),
                     }
-                    let frame = framer.frame(self.id, &packet).freeze();
-                    match send_packet(&self.datagrams, &mut self.writer, &frame).await {
-                        Ok(Ok(()) | Err(NotSent::Lost)) => {}
-                        Ok(Err(NotSent::TooBig)) if errors.take(since.elapsed()) => {
-                            if let Some(answer) = self.too_big(&packet) {
-                                device.push(answer.freeze());
-                            }
-                        }
-                        Ok(Err(NotSent::TooBig)) => {}
-                        Err(error) => return self.lost(&error),
+                    if let Err(error) = self.send(device, waiting).await {
+                        return self.lost(&error);
                     }
+                    // Once a batch the connection puts what it was given on the wire.
+                    yield_now().await;
                 }
                 _ = settle.tick() => self.datagrams.settle(),
-                () = stop.cancelled() => {
-                    // The relay learns of it, chooses us no more, and lets flows in flight finish.
-                    let _ = self.writer.finish().await;
-                    return End::Stopped;
+                () = stop.cancelled() => return End::Stopped,
+            }
+        }
+    }
+
+    /// Takes what the relay says of addresses and routes; the end of the session when it takes ours back.
+    fn handle(&mut self, capsule: &Capsule) -> Option<End> {
+        match capsule {
+            Capsule::AddressAssign(assign) => {
+                self.routes.set_assigned(assign);
+                // Whatever stands at the old address is of no use any more.
+                let is_lost = own_address(assign) != Some(self.address);
+                is_lost.then(|| End::Lost("the relay took the address back".to_owned()))
+            }
+            Capsule::RouteAdvertisement(advertised) => {
+                self.routes.set_advertised(advertised);
+                None
+            }
+            // Nobody has asked us for an address, and we have none to give; the others have had their turn.
+            Capsule::AddressRequest(_) | Capsule::Datagram(_) | Capsule::Drain(_) => None,
+        }
+    }
+
+    /// Takes a packet that came as a capsule.
+    fn take(&self, payload: Bytes, device: &mut Device) {
+        match datagram::decode_payload(payload) {
+            Ok(packet) => device.deliver(&self.routes, &mut vec![packet]),
+            Err(_) => {
+                self.datagrams.ledger().enter(Place::QuicReceive, 1);
+                self.datagrams.ledger().lose(Place::QuicReceive, Reason::Malformed, 1);
+            }
+        }
+    }
+
+    /// Sends what waits, until the connection has no more room.
+    async fn send(&mut self, device: &mut Device, waiting: &mut VecDeque<Bytes>) -> Result<(), StreamError> {
+        loop {
+            let before = waiting.len();
+            let stopped = self.datagrams.send_frames(waiting);
+            device.count_sent(before - waiting.len());
+            match stopped {
+                None | Some(SendError::Full) => return Ok(()),
+                Some(SendError::TooLarge) => {
+                    let Some(frame) = waiting.pop_front() else { continue };
+                    match send_packet(&self.datagrams, &mut self.writer, &frame).await? {
+                        Ok(()) => device.count_sent(1),
+                        Err(NotSent::TooBig) if self.errors.take(self.since.elapsed()) => {
+                            device.deliver(&self.routes, &mut self.too_big(frame).into_iter().collect());
+                        }
+                        Err(NotSent::TooBig | NotSent::Lost) => {}
+                    }
+                }
+                Some(SendError::Closed) => {
+                    self.lose(waiting.len());
+                    waiting.clear();
+                    return Ok(());
                 }
             }
         }
     }
 
-    /// Hands a packet of the relay's to the device, if it is one for us.
-    fn admit(&self, packet: Bytes, device: &UserDevice) {
-        if self.agrees(self.routes.borrow().admit(&packet)) {
-            device.push(packet);
-        }
-    }
-
-    fn agrees(&self, verdict: Result<(), Reason>) -> bool {
-        let ledger = self.datagrams.ledger();
-        ledger.enter(Place::Policy, 1);
-        match verdict {
-            Ok(()) => ledger.deliver(Place::Policy, 1),
-            Err(reason) => ledger.lose(Place::Policy, reason, 1),
-        }
-        verdict.is_ok()
+    /// Counts packets that will not be sent any more.
+    fn lose(&self, packets: usize) {
+        self.datagrams.ledger().enter(Place::QuicSend, packets as u64);
+        self.datagrams.ledger().lose(Place::QuicSend, Reason::NoSession, packets as u64);
     }
 
     /// Packet Too Big for a packet of the device's, as from the relay, which is the next hop.
-    fn too_big(&self, packet: &[u8]) -> Option<BytesMut> {
+    fn too_big(&self, frame: Bytes) -> Option<Bytes> {
+        let packet = datagram::decode_payload(datagram::decode(frame).ok()?.1).ok()?;
         let relay = ProjectPrefix::of(self.address)?.relay_address();
         let takes = self.datagrams.packet_bytes_max(self.id).unwrap_or(0).max(CAPSULE_PACKET_BYTES_MAX);
-        icmp::too_big(&IpView::parse(packet).ok()?, relay.into(), u16::try_from(takes).unwrap_or(u16::MAX))
+        let takes = u16::try_from(takes).unwrap_or(u16::MAX);
+        icmp::too_big(&IpView::parse(&packet).ok()?, relay.into(), takes).map(BytesMut::freeze)
     }
 
     /// What ended the session: the relay's own words where it closed the connection, else what was noticed.
@@ -264,6 +302,21 @@ impl Session {
             None => noticed.to_string(),
         })
     }
+}
+
+/// Waits for room for what waits, else for the device to have something. Says how many frames were sent meanwhile.
+async fn outbound(
+    (device, routes): (&mut Device, &Routes),
+    datagrams: &Datagrams,
+    prefix: &[u8],
+    waiting: &mut VecDeque<Bytes>,
+) -> Result<usize, DeviceError> {
+    let Some(frame) = waiting.front() else {
+        return device.collect(routes, prefix, waiting).await.map(|()| 0);
+    };
+    // Where it cannot be sent at all, `send` says why.
+    let sent = datagrams.send_when_room(frame.clone()).await.is_ok();
+    Ok(if sent { waiting.drain(..1).len() } else { 0 })
 }
 
 /// The agent's address, and what the relay has said until it was told.

@@ -105,12 +105,23 @@ impl Published {
         self
     }
 
+    /// Whether no list narrows what is offered.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.local_by_port.is_empty()
+    }
+
+    /// The listed ports that are published as themselves: packets that reach the host's own address meet no mapping.
+    pub fn unmapped(&self) -> impl Iterator<Item = u16> {
+        self.local_by_port.iter().filter(|(port, local)| port == local).map(|(port, _)| *port)
+    }
+
     /// The loopback port behind `port`, `None` when it is not published to `caller`.
     #[must_use]
     pub fn local(&self, port: u16, caller: Caller) -> Option<u16> {
         let local = match self.local_by_port.get(&port) {
             Some(&local) => local,
-            None if caller == Caller::Gateway && self.local_by_port.is_empty() && port != 0 => port,
+            None if caller == Caller::Gateway && self.is_everything() && port != 0 => port,
             None => return None,
         };
         (!self.own.contains(&local)).then_some(local)
@@ -174,6 +185,7 @@ mod tests {
         let some = published(&["8080", "80=3000"]).unwrap();
         let local = |port| some.local(port, Caller::Gateway);
         assert_eq!((local(8080), local(80), local(3000)), (Some(8080), Some(3000), None));
+        assert_eq!(some.unmapped().collect::<Vec<_>>(), [8080]);
     }
 
     #[test]

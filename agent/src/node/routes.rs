@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use underpass_shared::{
     ledger::Reason,
-    packet::{IpView, protocol},
+    packet::{IpView, PacketError, protocol},
+    prefix::{Place, ProjectPrefix},
     wire::connect_ip::{AddressAssign, AddressRange, RouteAdvertisement},
 };
 
@@ -29,25 +30,13 @@ impl Routes {
         self.ranges = advertised.ranges().to_vec();
     }
 
-    /// Our addresses.
-    #[must_use]
-    pub fn own(&self) -> &[IpNet] {
-        &self.own
-    }
-
-    /// Where packets may go, and come from.
-    #[must_use]
-    pub fn ranges(&self) -> &[AddressRange] {
-        &self.ranges
-    }
-
     /// Whether a packet may have come out of the session: to us, from where routes lead.
     ///
     /// # Errors
     /// Why not.
     pub fn admit(&self, packet: &[u8]) -> Result<(), Reason> {
-        let view = IpView::parse(packet).map_err(|_| Reason::Malformed)?;
-        if !self.leads_to(view.source(), view.protocol()) {
+        let view = plain(packet)?;
+        if !self.leads_to(view.source(), view.protocol()) || stands_for_many(view.source()) {
             return Err(Reason::ForeignSource);
         }
         if self.is_own(view.destination()) { Ok(()) } else { Err(Reason::NoRoute) }
@@ -58,7 +47,7 @@ impl Routes {
     /// # Errors
     /// Why not.
     pub fn lead(&self, packet: &[u8]) -> Result<(), Reason> {
-        let view = IpView::parse(packet).map_err(|_| Reason::Malformed)?;
+        let view = plain(packet)?;
         if !self.is_own(view.source()) {
             return Err(Reason::ForeignSource);
         }
@@ -75,6 +64,24 @@ impl Routes {
         let asked = |range: &AddressRange| if is_icmp { range.protocol() } else { protocol };
         self.ranges.iter().any(|range| range.contains(address, asked(range)))
     }
+}
+
+/// A packet that the relay would forward: it drops fragments, options and extension headers.
+fn plain(packet: &[u8]) -> Result<IpView<'_>, Reason> {
+    match IpView::parse(packet) {
+        Ok(view) if view.is_fragment() => Err(Reason::Fragment),
+        Ok(view) if view.has_extensions() => Err(Reason::Extension),
+        Ok(view) => Ok(view),
+        Err(PacketError::ExtensionCount(_)) => Err(Reason::Extension),
+        Err(_) => Err(Reason::Malformed),
+    }
+}
+
+/// `NODE::` is any agent of a node, and none sends from it.
+fn stands_for_many(address: IpAddr) -> bool {
+    let IpAddr::V6(address) = address else { return false };
+    let place = ProjectPrefix::of(address).and_then(|project| project.locate(address));
+    matches!(place, Some(Place::AnyAgent(_)))
 }
 
 #[cfg(test)]
@@ -138,5 +145,28 @@ mod tests {
         assert_eq!(routes.lead(&packet(OWN, "fd00:0:0:2::7", 6)), Err(Reason::NoRoute));
         routes.set_assigned(&AddressAssign::new([]));
         assert_eq!(routes.lead(&packet(OWN, "fd00:0:0:2::7", 6)), Err(Reason::ForeignSource));
+    }
+    #[test]
+    fn what_is_no_plain_packet_is_dropped_by_its_reason() {
+        let routes = routes(&[("fd00:0:0:2::/64", 0)]);
+        let with_header = |next: u8| {
+            let mut packet = packet("fd00:0:0:2:0:100:0:1", OWN, next);
+            // A header of eight bytes that is the last: 59 is No Next Header (RFC 8200 §4.7).
+            packet[5] = 8;
+            packet.extend([59, 0, 0, 0, 0, 0, 0, 0]);
+            packet
+        };
+        assert_eq!(routes.admit(&with_header(17)), Ok(()));
+        for (next, reason) in [(44, Reason::Fragment), (43, Reason::Extension), (0, Reason::Extension)] {
+            assert_eq!(routes.admit(&with_header(next)), Err(reason), "{next}");
+        }
+        assert_eq!(routes.admit(&with_header(17)[..47]), Err(Reason::Malformed));
+        assert_eq!(routes.lead(&[]), Err(Reason::Malformed));
+    }
+
+    #[test]
+    fn nobody_sends_from_an_address_that_stands_for_many() {
+        let routes = routes(&[("fd00:0:0:2::/64", 0)]);
+        assert_eq!(routes.admit(&packet("fd00:0:0:2::", OWN, 17)), Err(Reason::ForeignSource));
     }
 }

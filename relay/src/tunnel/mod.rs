@@ -37,7 +37,7 @@ use underpass_shared::{
     ledger::{Ledger, Place, Reason},
     netstack::{DialError as StackError, PacketReceiver},
     packet::{IpView, decrement_hop_limit},
-    prefix::{AgentNumber, NodeNumber},
+    prefix::{AgentNumber, NodeNumber, ProjectPrefix},
     quic::lane::{self, LaneStream, OpenError},
     wire::{
         datagram::{self, Framer},
@@ -219,7 +219,11 @@ impl Tunnels {
         let entry = self.select(target, Some(client), &[]).ok_or_else(|| DialError::NodeAway { node: node() })?;
         let place = entry.session.reserve().ok_or_else(|| DialError::Overloaded { node: node() })?;
         let service = SocketAddr::from((entry.admission.prefix().address(), target.port));
-        let flow = self.stack(&entry).datagrams(service, entry.session.connection.clone(), place);
+        let flow = self.stack(&entry.identity.project, entry.admission.project).datagrams(
+            service,
+            entry.session.connection.clone(),
+            place,
+        );
         flow.ok_or_else(|| DialError::Overloaded { node: node() })
     }
 
@@ -240,7 +244,7 @@ impl Tunnels {
             return Err(Some(DialError::PacketsOnly { node: target.node.clone() }));
         }
         let address = SocketAddr::from((entry.admission.prefix().address(), target.port));
-        let flow = self.stack(entry).netstack.dial(address).await;
+        let flow = self.stack(&entry.identity.project, entry.admission.project).netstack.dial(address).await;
         flow.map(|flow| Flow::packet(flow, place)).map_err(|error| Some(by_packet(error, target)))
     }
 
@@ -387,14 +391,12 @@ impl Tunnels {
         for packet in packets {
             self.ledger().enter(Place::Forward, 1);
             match forwarding.route(&packet, &origin, &registry, now) {
-                Route::Relay => match self.stacks().get(&identity.project) {
-                    Some(stack) => {
-                        self.ledger().deliver(Place::Forward, 1);
-                        // What the netstack does not take it counts itself.
-                        stack.inbound.push(one_hop_less(BytesMut::from(&packet[..]), 0));
-                    }
-                    None => lose(Reason::NoRoute),
-                },
+                Route::Relay => {
+                    self.ledger().deliver(Place::Forward, 1);
+                    let stack = self.stack(&identity.project, session.admission.project);
+                    // What the netstack does not take it counts itself.
+                    stack.inbound.push(one_hop_less(BytesMut::from(&packet[..]), 0));
+                }
                 Route::Session(entry) => {
                     self.ledger().deliver(Place::Forward, 1);
                     let to = &entry.session;
@@ -413,15 +415,13 @@ impl Tunnels {
     }
 
     /// The project's netstack, started when there is none.
-    fn stack(&self, entry: &Entry<Arc<Session>>) -> Arc<Stack> {
-        let project = &entry.identity.project;
+    fn stack(&self, project: &ProjectName, prefix: ProjectPrefix) -> Arc<Stack> {
         if let Some(stack) = self.stacks().get(project) {
             return Arc::clone(stack);
         }
         let mut stacks = self.shared.stacks.write().unwrap_or_else(PoisonError::into_inner);
         let start = || {
-            let (stack, outbound) =
-                Stack::start(entry.admission.project, Arc::clone(self.ledger()), &self.shared.runtime);
+            let (stack, outbound) = Stack::start(prefix, Arc::clone(self.ledger()), &self.shared.runtime);
             self.shared.runtime.spawn(self.clone().deliver(project.clone(), outbound));
             Arc::new(stack)
         };

@@ -1,4 +1,14 @@
-//! What both programs ask of the host they run on: where to keep state, how many files may be open.
+//! What both programs ask of the host they run on: where to keep state, how many files may be open; and, with the feature
+//! `kernel`, what a privileged one lets them change. Whatever is changed is of this process, or is found and mended later.
+
+#[cfg(feature = "kernel")]
+pub mod netlink;
+#[cfg(feature = "kernel")]
+pub mod nftables;
+#[cfg(feature = "kernel")]
+pub mod ruleset;
+#[cfg(feature = "kernel")]
+pub mod tun;
 
 use std::{env, path::PathBuf};
 

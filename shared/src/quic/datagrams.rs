@@ -3,7 +3,7 @@
 //! Nothing is lost in silence: what is not delivered is in the ledger, also what quinn drops without a word.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -23,6 +23,9 @@ pub const QUEUE_PACKETS_MAX: usize = 512;
 
 /// How many sessions one connection may have.
 pub const SESSIONS_MAX: usize = 64;
+
+/// More than quinn's own cost of a queued datagram, in bytes, which counts against its buffer (32 in 0.11).
+const QUEUED_BYTES: usize = 64;
 
 /// `H3_DATAGRAM_ERROR` (RFC 9297 §5.2).
 const H3_DATAGRAM_ERROR: u32 = 0x33;
@@ -134,28 +137,59 @@ impl Datagrams {
     /// # Errors
     /// See [`SendError`].
     pub fn send(&self, frame: &Bytes) -> Result<(), SendError> {
-        let Shared { connection, ledger, .. } = &*self.shared;
+        let ledger = &self.shared.ledger;
         ledger.enter(Place::QuicSend, 1);
-        if connection.datagram_send_buffer_space() < frame.len() {
-            // quinn would make room by dropping the oldest, and tell nobody.
-            return match connection.max_datagram_size() {
-                None => Err(self.lost(Reason::NoSession, SendError::Closed)),
-                Some(max) if frame.len() > max => Err(SendError::TooLarge),
-                Some(_) => Err(self.lost(Reason::QueueFull, SendError::Full)),
-            };
+        let sent = self.offer(frame);
+        match sent {
+            Ok(()) | Err(SendError::TooLarge) => {}
+            Err(SendError::Full) => ledger.lose(Place::QuicSend, Reason::QueueFull, 1),
+            Err(SendError::Closed) => ledger.lose(Place::QuicSend, Reason::NoSession, 1),
         }
-        match connection.send_datagram(frame.clone()) {
-            Ok(()) => {
-                self.shared.accepted.fetch_add(1, Relaxed);
-                Ok(())
+        sent
+    }
+
+    /// Sends frames, as for [`Datagrams::send`], until one is not taken, which then stands first and is not counted; never
+    /// waits. Says what was in the way of it.
+    pub fn send_frames(&self, frames: &mut VecDeque<Bytes>) -> Option<SendError> {
+        let before = frames.len();
+        let mut stopped = None;
+        while let Some(frame) = frames.front() {
+            // Room is asked for each time: what quinn takes off for a datagram is more than its bytes.
+            stopped = self.offer(frame).err();
+            if stopped.is_some() {
+                break;
             }
-            Err(quinn::SendDatagramError::TooLarge) => Err(SendError::TooLarge),
-            Err(
-                quinn::SendDatagramError::ConnectionLost(_)
-                | quinn::SendDatagramError::UnsupportedByPeer
-                | quinn::SendDatagramError::Disabled,
-            ) => Err(self.lost(Reason::NoSession, SendError::Closed)),
+            frames.pop_front();
         }
+        self.shared.ledger.enter(Place::QuicSend, (before - frames.len()) as u64);
+        stopped
+    }
+
+    /// Sends one frame, and waits for room where there is none. Cancelled or failed, it was neither sent nor counted.
+    ///
+    /// # Errors
+    /// As [`Datagrams::send`], but never [`SendError::Full`].
+    pub async fn send_when_room(&self, frame: Bytes) -> Result<(), SendError> {
+        self.shared.connection.send_datagram_wait(frame).await.map_err(|error| refused(&error))?;
+        self.shared.accepted.fetch_add(1, Relaxed);
+        self.shared.ledger.enter(Place::QuicSend, 1);
+        Ok(())
+    }
+
+    /// Gives a frame to quinn if that loses nothing. The ledger is the caller's.
+    fn offer(&self, frame: &Bytes) -> Result<(), SendError> {
+        let connection = &self.shared.connection;
+        if connection.datagram_send_buffer_space() < frame.len() + QUEUED_BYTES {
+            // quinn would make room by dropping the oldest, and tell nobody.
+            return Err(match connection.max_datagram_size() {
+                None => SendError::Closed,
+                Some(max) if frame.len() > max => SendError::TooLarge,
+                Some(_) => SendError::Full,
+            });
+        }
+        connection.send_datagram(frame.clone()).map_err(|error| refused(&error))?;
+        self.shared.accepted.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     /// The largest packet that now fits a datagram of the session on `stream_id`, in bytes; it moves with the path.
@@ -175,11 +209,6 @@ impl Datagrams {
     /// does it too.
     pub fn settle(&self) {
         self.shared.settle_sent();
-    }
-
-    fn lost(&self, reason: Reason, error: SendError) -> SendError {
-        self.shared.ledger.lose(Place::QuicSend, reason, 1);
-        error
     }
 }
 
@@ -305,6 +334,15 @@ async fn read(shared: Arc<Shared>) {
         }
     }
     shared.queues().clear();
+}
+
+fn refused(error: &quinn::SendDatagramError) -> SendError {
+    match error {
+        quinn::SendDatagramError::TooLarge => SendError::TooLarge,
+        quinn::SendDatagramError::ConnectionLost(_)
+        | quinn::SendDatagramError::UnsupportedByPeer
+        | quinn::SendDatagramError::Disabled => SendError::Closed,
+    }
 }
 
 #[cfg(test)]
@@ -447,6 +485,40 @@ mod tests {
         assert_eq!(refused, Some(SendError::Full));
         assert_eq!(lost(&agent, Place::QuicSend, Reason::QueueFull), 1);
         assert!(agent.ledger().sums().entered(Place::QuicSend) > 900);
+    }
+
+    #[tokio::test]
+    async fn frames_wait_for_room_and_none_is_lost_before_the_wire() {
+        let pair = pair().await;
+        let (_relay, agent) = both(&pair);
+        let total = 2000;
+        let mut frames: VecDeque<_> = (0..total).map(|_| datagram::encode(4, &[7; 900])).collect();
+        assert_eq!(agent.send_frames(&mut frames), Some(SendError::Full));
+        let sums = agent.ledger().sums();
+        assert_eq!(sums.entered(Place::QuicSend) + frames.len() as u64, total);
+        while let Some(frame) = frames.pop_front() {
+            soon(agent.send_when_room(frame)).await.unwrap();
+        }
+        let sums = agent.ledger().sums();
+        assert_eq!((sums.entered(Place::QuicSend), sums.lost(Place::QuicSend)), (total, 0));
+        soon(async {
+            while pair.agent.stats().frame_tx.datagram < total {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_is_too_large_stops_those_behind_it() {
+        let pair = pair().await;
+        let (_relay, agent) = both(&pair);
+        let mut frames = VecDeque::from([8, 5000, 8].map(|bytes| datagram::encode(4, &vec![0; bytes])));
+        assert_eq!(agent.send_frames(&mut frames), Some(SendError::TooLarge));
+        assert_eq!(frames.len(), 2);
+        assert_eq!(soon(agent.send_when_room(frames.pop_front().unwrap())).await, Err(SendError::TooLarge));
+        assert_eq!(agent.send_frames(&mut frames), None);
+        assert!(frames.is_empty());
     }
 
     #[tokio::test]

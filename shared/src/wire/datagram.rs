@@ -34,6 +34,8 @@ pub const fn header_bytes(stream_id: u64) -> usize {
 }
 
 /// The payload of a QUIC DATAGRAM frame that carries `packet` for the request stream `stream_id`, in one buffer.
+///
+/// Of an empty packet it is what precedes every other.
 #[must_use]
 pub fn encode(stream_id: u64, packet: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(header_bytes(stream_id) + packet.len());
