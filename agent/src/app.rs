@@ -27,7 +27,10 @@ use underpass_shared::{
     host::{self, state_home},
     identity::AgentId,
     ledger::Ledger,
-    quic::tls::{Credential, Trust},
+    quic::{
+        losses,
+        tls::{Credential, Trust},
+    },
 };
 
 use crate::{
@@ -40,7 +43,6 @@ use crate::{
         outward::Outward,
         session::{End, Session},
     },
-    losses,
     node::{
         publish::Published,
         redial::{self, Next, Redial},
@@ -99,7 +101,9 @@ pub async fn run(args: RunArgs, global: GlobalArgs) -> anyhow::Result<()> {
         tokio::spawn(proxies.run(TaskTracker::new(), stop.clone()));
     }
     let dialler = Dialler::open(Arc::clone(&ledger))?;
-    let losses = AbortOnDropHandle::new(tokio::spawn(losses::report(ledger, dialler.losses())));
+    let since = clock::instant();
+    let losses = losses::report(ledger, dialler.losses(), move || since.elapsed());
+    let losses = AbortOnDropHandle::new(tokio::spawn(losses));
     let agent = Agent {
         published,
         dialler,

@@ -6,7 +6,6 @@ pub mod config;
 
 pub mod device;
 pub mod link;
-mod losses;
 pub mod node;
 pub mod proxies;
 pub mod service;

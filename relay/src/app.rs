@@ -18,7 +18,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
-use underpass_shared::{host, identity::RelayId, quic};
+use underpass_shared::{
+    host,
+    identity::RelayId,
+    quic::{self, losses},
+};
 
 use crate::{
     access::{Guard, static_tokens::StaticTokens, token::Signer},
@@ -35,7 +39,7 @@ use crate::{
     proxy::{Routing, checks, may_dial::DialPolicy, session::Sessions},
     store::Store,
     translate::Settings,
-    tunnel::{Acceptor, TunnelPort, Tunnels, losses},
+    tunnel::{Acceptor, TunnelPort, Tunnels},
     worker::Workers,
 };
 
@@ -157,7 +161,12 @@ impl Relay {
     async fn run(mut self, workers: &Workers, stop: CancellationToken) -> anyhow::Result<()> {
         let (drain, api_stop) = (CancellationToken::new(), CancellationToken::new());
         let cut = CancellationToken::new();
-        let losses = losses::report(self.acceptor.tunnels.clone(), self.port.losses());
+        let (tunnels, since) = (self.acceptor.tunnels.clone(), clock::instant());
+        let settle = move || {
+            tunnels.settle(clock::instant());
+            since.elapsed()
+        };
+        let losses = losses::report(Arc::clone(self.acceptor.tunnels.ledger()), self.port.losses(), settle);
         let _losses = AbortOnDropHandle::new(workers.tunnel().spawn(losses));
         let mut accepting = workers.tunnel().spawn(self.acceptor.run(self.port, drain.clone(), cut.clone()));
         let (listener, tls, api) = self.api;

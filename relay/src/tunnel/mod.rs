@@ -12,7 +12,6 @@ mod destination;
 mod flow;
 mod flows;
 mod forward;
-pub(crate) mod losses;
 pub mod registry;
 mod session;
 mod stack;
@@ -342,7 +341,7 @@ impl Tunnels {
     }
 
     /// Brings the ledger up to date with what the sessions' connections have sent, and forgets flows that are over.
-    fn settle(&self, now: Instant) {
+    pub(crate) fn settle(&self, now: Instant) {
         for entry in self.registry().iter() {
             entry.session.datagrams.settle();
         }

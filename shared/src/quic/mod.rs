@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod guard;
 pub mod http3;
 pub mod lane;
+pub mod losses;
 pub mod relay_verifier;
 pub mod socket;
 pub mod streams;
