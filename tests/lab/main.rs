@@ -8,4 +8,5 @@ mod firewall;
 mod host;
 mod lanes;
 mod network;
+mod nodes;
 mod town;

@@ -1,7 +1,8 @@
-//! The place: an office behind a NAT router, and the internet with a relay on the router's other side.
+//! The place: an office and its branch behind a NAT router, and the internet with a relay on the router's other side.
 //!
 //! ```text
 //!  office ─ 10.1.0.0/24 ─ router (NAT) ─ 192.0.2.0/24 ─ relay
+//!  branch ─ 10.2.0.0/24 ───┘
 //! ```
 
 use std::{
@@ -23,11 +24,12 @@ static NETWORKS: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Office,
+    Branch,
     Router,
     Relay,
 }
 
-const PLACES: [Place; 3] = [Place::Office, Place::Router, Place::Relay];
+const PLACES: [Place; 4] = [Place::Office, Place::Branch, Place::Router, Place::Relay];
 
 /// The namespaces of one test. Removed when dropped.
 #[derive(Debug)]
@@ -51,7 +53,9 @@ impl Network {
         }
         network.join(("in", Place::Office, "10.1.0.2/24"), ("office", Place::Router, "10.1.0.1/24"));
         network.join(("world", Place::Relay, "192.0.2.2/24"), ("world", Place::Router, "192.0.2.1/24"));
+        network.join(("in", Place::Branch, "10.2.0.2/24"), ("branch", Place::Router, "10.2.0.1/24"));
         network.ip(Place::Office, "route add default via 10.1.0.1");
+        network.ip(Place::Branch, "route add default via 10.2.0.1");
         network.run(Place::Router, "sysctl -qw net.ipv4.ip_forward=1");
         network.run(Place::Router, "nft add table ip nat");
         network.run(Place::Router, "nft add chain ip nat post { type nat hook postrouting priority 100 ; }");

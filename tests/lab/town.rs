@@ -1,4 +1,4 @@
-//! Who lives in the network: a relay with node `office`, the office's agent and its service.
+//! Who lives in the network: a relay with nodes `office` and `branch`, their agents, and the office's service.
 
 use std::{
     fs,
@@ -59,10 +59,19 @@ impl Town {
         let app = manifest::service("app", HOST, Target { node: "office", port: PORT, protocol: "" });
         let file = town.folder.path().join("office.yaml");
         let other = manifest::service("other", OTHER_HOST, Target { node: "office", port: OTHER_PORT, protocol: "" });
-        fs::write(&file, manifest::documents(&[manifest::node("office"), app, other])).unwrap();
+        let nodes = [manifest::node("office"), manifest::node("branch")];
+        fs::write(&file, manifest::documents(&[&nodes[..], &[app, other]].concat())).unwrap();
         town.cli(&format!("apply -f {}", file.display()));
         town.token = town.cli("tunnel token office --uses 20").trim().to_owned();
         town
+    }
+
+    /// Lets the office admit the branch to these ports, such as `[3000]`, or to none with `[]`, and so not at all.
+    pub(crate) fn admit_branch(&self, ports: &str) {
+        let allowed = if ports == "[]" { "[]".to_owned() } else { format!("[{{node: branch, ports: {ports}}}]") };
+        let file = self.folder.path().join("admit.yaml");
+        fs::write(&file, format!("{}spec:\n  allowFrom: {allowed}\n", manifest::node("office"))).unwrap();
+        self.cli(&format!("apply -f {}", file.display()));
     }
 
     fn cli(&self, arguments: &str) -> String {
@@ -91,10 +100,27 @@ impl Town {
         if !before.is_empty() {
             command.args(words).arg(&program);
         }
+        self.run(command, ("office", &self.token), state, flags)
+    }
+
+    /// An agent of the branch, connected.
+    pub(crate) async fn branch(&self, flags: &str) -> Agent {
+        let token = self.cli("tunnel token branch");
+        let command = self.network.command(Place::Branch, binary::path("underpass"));
+        Agent::connected(self.run(command, ("branch", token.trim()), "branch", flags)).await
+    }
+
+    fn run(
+        &self,
+        mut command: tokio::process::Command,
+        (node, token): (&str, &str),
+        state: &str,
+        flags: &str,
+    ) -> Process {
         let state = self.folder(state).join("state");
-        command.env("HOME", self.folder.path()).args(["tunnel", "run", "office", "--log", "info"]);
-        command.arg("--state-dir").arg(state).args(["--token", &self.token]).args(flags.split_whitespace());
-        Process::spawn("underpass tunnel run office", command)
+        command.env("HOME", self.folder.path()).args(["tunnel", "run", node, "--log", "info"]);
+        command.arg("--state-dir").arg(state).args(["--token", token]).args(flags.split_whitespace());
+        Process::spawn(&format!("underpass tunnel run {node}"), command)
     }
 
     /// What runs a program as an ordinary user with these `capabilities` (flags of `setpriv`), on a host whose TUN file is
@@ -148,7 +174,12 @@ impl Town {
 
     /// Pings `to` from the office, and says how many of `count` were answered.
     pub(crate) fn answered(&self, to: Ipv6Addr, count: u32, further: &str) -> u32 {
-        let output = self.network.output(Place::Office, &format!("ping -c {count} -i 0.05 -W 2 {further} {to}"));
+        self.answered_at(Place::Office, to, count, further)
+    }
+
+    /// The same from anywhere.
+    pub(crate) fn answered_at(&self, place: Place, to: Ipv6Addr, count: u32, further: &str) -> u32 {
+        let output = self.network.output(place, &format!("ping -c {count} -i 0.05 -W 2 {further} {to}"));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let received = text.split(", ").find_map(|part| part.strip_suffix(" received"));
         received.unwrap_or_else(|| panic!("ping: {output:?}")).parse().unwrap()
